@@ -1,0 +1,71 @@
+//! Every knob of the replica, with its trade and its constraint.
+
+use crate::names::{NodeName, RegionName};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// Who this replica is, and how it behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster: peers of another one are refused.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeName,
+    /// This node's region.
+    pub region: RegionName,
+    /// The cluster's regions: what write levels count. Contains `region`.
+    pub regions: Vec<RegionName>,
+    /// How many seeds were given: without data, a node asks them all before it serves.
+    pub seeds: u32,
+    /// Found a new cluster even though seeds were given and do not answer.
+    pub found: bool,
+    /// Bounds and intervals.
+    pub limits: Limits,
+}
+
+/// Bounds and intervals. The defaults suit links of 1 to 300 ms.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes handed to the driver for one link and not yet taken by its transport: memory a slow peer can hold.
+    pub link_window_bytes: usize,
+    /// Bytes of records in one message; a single larger record goes alone.
+    pub batch_bytes: usize,
+    /// Bytes of one actor's records held back because something before them is missing. Beyond it they are dropped, and
+    /// come again.
+    pub pending_bytes: usize,
+    /// Records held back over all actors, in bytes.
+    pub pending_total_bytes: usize,
+    /// Writes that wait for a token's context or for other regions; one more is refused as overloaded.
+    pub waiting_writes: usize,
+    /// Between pings on a link. Staleness is known to about this much plus a round trip.
+    pub ping_every: Duration,
+    /// Between two reports of durable positions on a link, at least. Lower: sooner answers to `w` above `local`.
+    pub status_every: Duration,
+    /// A peer that stays behind on an actor for this long plus a round trip is sent that actor's records by others too.
+    pub relay_after: Duration,
+    /// The longest pause between two attempts to send the same records again.
+    pub resend_max: Duration,
+    /// A link on which nothing was heard for this long is given up.
+    pub silent_after: Duration,
+    /// A clock that differs by more than this from the peers' median refuses writes that it would decide.
+    pub skew_max_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            link_window_bytes: 4 << 20,
+            batch_bytes: 256 << 10,
+            pending_bytes: 16 << 20,
+            pending_total_bytes: 64 << 20,
+            waiting_writes: 4_096,
+            ping_every: Duration::from_millis(100),
+            status_every: Duration::from_millis(5),
+            relay_after: Duration::from_secs(1),
+            resend_max: Duration::from_secs(30),
+            silent_after: Duration::from_secs(3),
+            skew_max_ms: 250,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Journal entries: the unit in which state changes (S1).
+//!
+//! The store frames, checksums and syncs them; what they mean is decided here. Kinds 4 and up are kept for staged
+//! reconciliations, roster and truncation marks; a journal that holds a kind unknown to this build is not opened.
+
+use crate::record::RecordBytes;
+use alloc::vec::Vec;
+use atoll_crdt::codec::{DecodeError, Reader, Writer};
+use atoll_crdt::{ActorId, Hlc};
+
+/// A process began, and will write as this actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Freshly minted.
+    pub actor: ActorId,
+    /// Stamps up to here may be given before a higher ceiling is stored.
+    pub ceiling: Hlc,
+    /// When the node's data was founded, by the wall clock in milliseconds: no write in it is older.
+    pub founded_ms: u64,
+}
+
+/// One change of state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A process began.
+    Start(Start),
+    /// Stamps up to here may be given.
+    Ceiling(Hlc),
+    /// A record of any actor, verbatim.
+    Record(RecordBytes),
+}
+
+impl Entry {
+    /// Appends the bytes to a journal frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::appending(core::mem::take(out));
+        match self {
+            Self::Start(start) => {
+                writer.byte(1);
+                writer.actor(start.actor);
+                writer.number(start.ceiling.to_bits());
+                writer.number(start.founded_ms);
+            }
+            Self::Ceiling(ceiling) => {
+                writer.byte(2);
+                writer.number(ceiling.to_bits());
+            }
+            Self::Record(record) => {
+                writer.byte(3);
+                writer.raw(record.as_bytes());
+            }
+        }
+        *out = writer.into_bytes();
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are no entry of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes);
+        let entry = match input.byte()? {
+            1 => Self::Start(Start {
+                actor: input.actor()?,
+                ceiling: Hlc::from_bits(input.number()?),
+                founded_ms: input.number()?,
+            }),
+            2 => Self::Ceiling(Hlc::from_bits(input.number()?)),
+            3 => return RecordBytes::check(input.rest().into()).map(Self::Record),
+            value => return Err(DecodeError::Unknown { what: "journal entry", value }),
+        };
+        input.finish()?;
+        Ok(entry)
+    }
+}

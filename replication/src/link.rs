@@ -1,0 +1,201 @@
+//! One conversation with one peer: what it holds, what it lacks, and what to send next.
+//!
+//! **How it goes.** Both sides greet; each then knows what the other holds durably. For every actor on which the peer is
+//! behind there is a cursor into that actor's log. This process's own records (and those of its earlier lives) are sent
+//! at once, live and catching up alike; other actors' records only when the peer has not moved on them for a while,
+//! because then whoever should send them cannot (relay).
+//!
+//! **What always holds.** L1: a slow peer costs a cursor an actor and the window, never a queue. L2: nothing is taken as
+//! arrived before the peer reports it durable; what was sent and is not reported in time is sent again, ever more
+//! rarely. L3: records of one actor leave in order.
+
+use crate::config::Limits;
+use crate::effect::LinkId;
+use crate::mutants::{Mutant, is};
+use crate::names::{NodeName, RegionName};
+use crate::time::Instant;
+use crate::wire::Hello;
+use alloc::collections::BTreeMap;
+use atoll_crdt::{ActorId, Dot, VersionVector};
+use core::time::Duration;
+
+/// Where one actor's log goes on for this peer.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    /// The next seq to send.
+    next: u64,
+    /// The last seq that exists here.
+    last: u64,
+    /// When the peer last moved on this actor, or was first seen behind.
+    moved_at: Instant,
+    /// How long to wait for a move before sending (again).
+    patience: Duration,
+    /// Whether this side sends: always for its own, for others' once they stalled.
+    sending: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) node: NodeName,
+    pub(crate) region: RegionName,
+    pub(crate) dialled: bool,
+    pub(crate) hello: Option<Hello>,
+    pub(crate) up_at: Instant,
+    pub(crate) heard_at: Instant,
+    pub(crate) ping_at: Instant,
+    pub(crate) rtt: Option<Duration>,
+    /// The peer's wall clock less this node's, in milliseconds, less half the round trip towards zero.
+    pub(crate) offset_ms: Option<i64>,
+    /// What the peer holds durably, as it said.
+    peer: VersionVector,
+    /// What this side told it holds durably.
+    pub(crate) told: VersionVector,
+    pub(crate) told_at: Instant,
+    behind: BTreeMap<ActorId, Cursor>,
+    outstanding_bytes: usize,
+}
+
+/// What to read from the log and send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Send {
+    pub(crate) actor: ActorId,
+    pub(crate) from: u64,
+}
+
+impl Link {
+    pub(crate) fn new(id: LinkId, node: NodeName, region: RegionName, dialled: bool, now: Instant) -> Self {
+        Self {
+            id,
+            node,
+            region,
+            dialled,
+            hello: None,
+            up_at: now,
+            heard_at: now,
+            ping_at: now,
+            rtt: None,
+            offset_ms: None,
+            peer: VersionVector::new(),
+            told: VersionVector::new(),
+            told_at: now,
+            behind: BTreeMap::new(),
+            outstanding_bytes: 0,
+        }
+    }
+
+    /// What the peer holds durably.
+    pub(crate) fn peer(&self) -> &VersionVector {
+        &self.peer
+    }
+
+    /// Whether both sides have greeted.
+    pub(crate) fn is_live(&self) -> bool {
+        self.hello.is_some()
+    }
+
+    fn patience(&self, limits: &Limits) -> Duration {
+        limits.relay_after + self.rtt.unwrap_or(Duration::from_millis(500))
+    }
+
+    /// This node's log of `dot.actor` reaches `dot` now.
+    pub(crate) fn exists(&mut self, dot: Dot, own: bool, now: Instant, limits: &Limits) {
+        if self.peer.covers(dot) {
+            return;
+        }
+        let patience = self.patience(limits);
+        let next = self.peer.get(dot.actor) + 1;
+        let fresh = Cursor { next, last: dot.seq, moved_at: now, patience, sending: own };
+        let cursor = self.behind.entry(dot.actor).or_insert(fresh);
+        cursor.last = cursor.last.max(dot.seq);
+    }
+
+    /// The peer reports more of what it holds durably.
+    pub(crate) fn reported(&mut self, durable: &VersionVector, now: Instant, limits: &Limits) {
+        let patience = self.patience(limits);
+        for dot in durable.iter().filter(|dot| !self.peer.covers(*dot)).collect::<alloc::vec::Vec<_>>() {
+            self.peer.include(dot);
+            if let Some(cursor) = self.behind.get_mut(&dot.actor) {
+                if dot.seq >= cursor.last {
+                    self.behind.remove(&dot.actor);
+                    continue;
+                }
+                cursor.next = cursor.next.max(dot.seq + 1);
+                cursor.moved_at = now;
+                cursor.patience = patience;
+            }
+        }
+    }
+
+    /// The next thing to send, if the window has room. Call [`Self::sent`] with what became of it.
+    pub(crate) fn next_send(&mut self, now: Instant, limits: &Limits) -> Option<Send> {
+        if !self.is_live() || self.outstanding_bytes >= limits.link_window_bytes {
+            return None;
+        }
+        for (actor, cursor) in &mut self.behind {
+            let stalled = now.since(cursor.moved_at) >= cursor.patience;
+            if cursor.next > cursor.last {
+                if !stalled || is(Mutant::NeverResend) {
+                    continue;
+                }
+                // L2: sent, and not reported in time.
+                cursor.next = self.peer.get(*actor) + 1;
+                cursor.patience = (cursor.patience * 2).min(limits.resend_max);
+                cursor.moved_at = now;
+                cursor.sending = true;
+            } else if !cursor.sending {
+                if !stalled || is(Mutant::NoRelay) {
+                    continue;
+                }
+                cursor.sending = true;
+                cursor.moved_at = now;
+            }
+            return Some(Send { actor: *actor, from: cursor.next });
+        }
+        None
+    }
+
+    /// `bytes` of records up to `upto` went to the driver; 0 when the log could not serve.
+    pub(crate) fn sent(&mut self, send: Send, upto: Option<u64>, bytes: usize) {
+        self.outstanding_bytes += bytes;
+        if let Some(cursor) = self.behind.get_mut(&send.actor) {
+            cursor.next = upto.unwrap_or(cursor.last) + 1;
+        }
+    }
+
+    /// The peer had no room for what it was sent from `from` on, and has now.
+    pub(crate) fn resume(&mut self, actor: ActorId, from: u64) {
+        let held = self.peer.get(actor);
+        if let Some(cursor) = self.behind.get_mut(&actor) {
+            cursor.next = cursor.next.min(from.max(held + 1));
+        }
+    }
+
+    /// The transport took this many bytes.
+    pub(crate) fn taken(&mut self, bytes: usize) {
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
+    }
+
+    /// How many records of one actor the peer lacks, at most over actors.
+    pub(crate) fn lacks_records(&self) -> u64 {
+        self.behind.iter().map(|(actor, cursor)| cursor.last - self.peer.get(*actor)).max().unwrap_or(0)
+    }
+
+    /// Bytes at the driver; for bounds in simulations.
+    pub(crate) fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
+    /// Takes in an answer to a ping: round trip and clock offset.
+    pub(crate) fn timed(&mut self, rtt: Duration, peer_wall_ms: u64, wall_ms: u64) {
+        // A smoothed round trip, so that one late answer does not set patience.
+        self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        let half_ms = i64::try_from(rtt.as_millis() / 2).unwrap_or(i64::MAX);
+        let raw = i128::from(peer_wall_ms) + i128::from(half_ms) - i128::from(wall_ms);
+        let raw = i64::try_from(raw).unwrap_or(if raw < 0 { i64::MIN } else { i64::MAX });
+        // The one-way delay is unknown within the round trip: only what that cannot explain counts.
+        let certain = raw.saturating_abs().saturating_sub(half_ms).max(0);
+        self.offset_ms = Some(if raw < 0 { -certain } else { certain });
+    }
+}

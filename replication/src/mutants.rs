@@ -1,0 +1,62 @@
+//! Known-wrong rules, to see that the simulator catches them. Only with the feature `mutants`, which no default build has.
+//!
+//! Each variant leaves out one rule of the protocol. One is chosen for the whole process with `choose`.
+
+/// One rule left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutant {
+    /// The rules.
+    None,
+    /// A record is applied without waiting for what its writer had seen.
+    NoDeps,
+    /// A write is answered when it is appended, before it is durable.
+    AnswerBeforeSync,
+    /// Peers are told what is not durable yet.
+    TellVolatile,
+    /// A write is taken although its session has seen more than this node.
+    WriteIgnoresToken,
+    /// This node's own region counts again when another of its nodes reports.
+    OwnRegionTwice,
+    /// What was sent is taken as arrived.
+    NeverResend,
+    /// Nobody sends other actors' records.
+    NoRelay,
+    /// A record's dependencies leave out what the writer took in since its last record.
+    ForgetDeps,
+}
+
+impl Mutant {
+    /// Every wrong variant.
+    pub const ALL: [Self; 8] = [
+        Self::NoDeps,
+        Self::AnswerBeforeSync,
+        Self::TellVolatile,
+        Self::WriteIgnoresToken,
+        Self::OwnRegionTwice,
+        Self::NeverResend,
+        Self::NoRelay,
+        Self::ForgetDeps,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+static CHOSEN: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+/// Leaves out a rule from now on, in this process.
+#[cfg(feature = "mutants")]
+pub fn choose(mutant: Mutant) {
+    CHOSEN.store(mutant as u8, core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether this rule is left out.
+#[cfg(feature = "mutants")]
+pub(crate) fn is(mutant: Mutant) -> bool {
+    CHOSEN.load(core::sync::atomic::Ordering::Relaxed) == mutant as u8
+}
+
+/// No rule is left out.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn is(_: Mutant) -> bool {
+    false
+}

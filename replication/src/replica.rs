@@ -1,0 +1,342 @@
+//! The replica: one node's part in the protocol.
+//!
+//! **How it goes.** [`Replica::start`] mints the actor's first journal entry; nothing is written before that is durable.
+//! A write becomes a record on the rows as they stand, is appended, and answered when it is durable; meanwhile it goes
+//! to peers. A peer's record is held back until it is next in its actor's log and what its writer had seen is here;
+//! then it is applied and appended in one entry.
+//!
+//! **What always holds.** S1 to S6 of the crate. Here: R1: an answer is given while handling [`Input::Synced`] (or, for
+//! what was durable already, at once) and never before. R2: peers are told the durable context only. R3: records
+//! leave for peers before they are durable, which is safe because no actor is ever used again (S4).
+//!
+//! **What is not here.** Choosing the actor's number, the disk, the sockets: the driver. Conversations with peers:
+//! [`peers`]. Reconciliation and bootstrap by snapshot: not yet; a node joins by taking in whole logs.
+
+mod check;
+mod peers;
+mod reports;
+mod writes;
+
+use crate::apply::{Clocks, row_changes};
+use crate::config::Config;
+use crate::effect::{Effect, Input, LinkId, RequestId, SeedIndex, WriteOutcome};
+use crate::entry::{Entry, Start};
+use crate::freshness::Freshness;
+use crate::levels::Levels;
+use crate::link::Link;
+use crate::names::NodeName;
+use crate::pending::Pending;
+use crate::record::{Record, RecordBytes};
+use crate::status::{Counts, Readiness};
+use crate::store::{Position, Recovered, Store};
+use crate::time::{Instant, Now};
+use crate::waits::Waits;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use atoll_crdt::{ActorId, CEILING_MS, Dot, Hlc, HlcClock, Payload, ReadError, Row, VersionVector, check_not_ahead};
+
+/// A write that is appended and not yet durable.
+#[derive(Debug)]
+struct Unsynced {
+    position: Position,
+    request: RequestId,
+    outcome: WriteOutcome,
+    regions: u32,
+    deadline: Instant,
+}
+
+/// Where a node without data stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// Seeds that have not answered, and whether any that did had no data.
+    Asking(BTreeSet<SeedIndex>),
+    /// What the cluster held when this node joined.
+    Joining(VersionVector),
+    Serving,
+}
+
+/// One node's part in the protocol.
+#[derive(Debug)]
+pub struct Replica {
+    config: Config,
+    actor: ActorId,
+    /// Actors of earlier processes on this disk, oldest first.
+    former: Vec<ActorId>,
+    clocks: Clocks,
+    /// The context that is durable: what peers are told, and what readers see.
+    durable: VersionVector,
+    /// Appended entries that are not durable: their place, and the record if it is one.
+    appended: VecDeque<(Position, Option<Dot>)>,
+    last_position: Position,
+    unsynced: VecDeque<Unsynced>,
+    /// How many of those will wait for other regions.
+    unsynced_levels: usize,
+    /// The stamp clock, and the ceiling that is appended and not yet durable.
+    clock: HlcClock,
+    ceiling_appended: Option<(Position, Hlc)>,
+    start_position: Position,
+    started: bool,
+    founded_ms: u64,
+    /// What this actor's previous record depended on, its own records included.
+    deps: VersionVector,
+    phase: Phase,
+    links: BTreeMap<LinkId, Link>,
+    /// Which node a seed turned out to be: whichever connection of a pair stays, the seed has answered.
+    seed_nodes: BTreeMap<SeedIndex, NodeName>,
+    paused: BTreeSet<NodeName>,
+    pending: Pending,
+    levels: Levels,
+    waits: Waits,
+    freshness: Freshness,
+    counts: Counts,
+    /// Whether applying stopped for lack of a believable clock; for the alarm.
+    parked: Vec<ActorId>,
+    now: Now,
+}
+
+impl Replica {
+    /// A replica over what a store recovered. `actor` is random and was never used; `now` begins its time.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn start(
+        config: Config,
+        actor: ActorId,
+        now: Now,
+        recovered: Recovered,
+        store: &mut dyn Store,
+    ) -> Result<Self, ReadError> {
+        let founded = !recovered.starts.is_empty() && !recovered.clocks.context.is_empty();
+        let founded_ms = recovered.starts.iter().map(|start| start.founded_ms).min().unwrap_or(now.wall_ms);
+        let phase = match config.seeds {
+            0 => Phase::Serving,
+            _ if founded || config.found => Phase::Serving,
+            seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
+        };
+        let ceiling = Hlc::at_ms(now.wall_ms.max(recovered.ceiling.ms()) + CEILING_MS);
+        let start = Start { actor, ceiling, founded_ms };
+        let position = store.append(Entry::Start(start), Vec::new());
+        let mut freshness = Freshness::default();
+        freshness.advanced(&recovered.clocks.context);
+        Ok(Self {
+            config,
+            actor,
+            former: recovered.starts.iter().map(|start| start.actor).collect(),
+            durable: recovered.clocks.context.clone(),
+            clocks: recovered.clocks,
+            appended: VecDeque::from([(position, None)]),
+            last_position: position,
+            unsynced: VecDeque::new(),
+            unsynced_levels: 0,
+            clock: HlcClock::restart(recovered.ceiling, ceiling),
+            ceiling_appended: None,
+            start_position: position,
+            started: false,
+            founded_ms,
+            deps: VersionVector::new(),
+            phase,
+            links: BTreeMap::new(),
+            seed_nodes: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            pending: Pending::default(),
+            levels: Levels::default(),
+            waits: Waits::default(),
+            freshness,
+            counts: Counts::default(),
+            parked: Vec::new(),
+            now,
+        })
+    }
+
+    /// Handles one input; what is to be done about it is appended to `out`.
+    ///
+    /// # Errors
+    /// The storage failed: the process must end. What was appended before stands.
+    pub fn handle(
+        &mut self,
+        now: Now,
+        input: Input,
+        store: &mut dyn Store,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ReadError> {
+        // The driver promises a monotonic clock; a step back is read as no time passed.
+        self.now = Now { instant: now.instant.max(self.now.instant), wall_ms: now.wall_ms };
+        match input {
+            Input::Write(request, write) => self.on_write(request, write, store, out)?,
+            Input::Synced(position) => self.on_synced(position, store, out)?,
+            Input::LinkUp { link, node, region, dialled, seed } => {
+                if let Some(seed) = seed {
+                    self.on_seed(seed, &node);
+                }
+                self.on_link_up(Link::new(link, node, region, dialled, self.now.instant), out);
+            }
+            Input::LinkMessage(link, message) => self.on_message(link, message, store, out)?,
+            Input::LinkSent(link, bytes) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.taken(bytes);
+                }
+            }
+            Input::LinkDown(link) => {
+                self.links.remove(&link);
+            }
+            Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
+            Input::Members(members) => self.on_members(&members),
+            Input::Pause(node, paused) => self.on_pause(node, paused, out),
+            Input::Tick => self.on_tick(store, out)?,
+            Input::Drained => self.on_drained(store, out)?,
+        }
+        Ok(())
+    }
+
+    /// Appends one entry and what it makes of rows; the clocks move with it (S1).
+    fn append_record(&mut self, record: &Record, bytes: RecordBytes, store: &mut dyn Store) -> Result<(), ReadError> {
+        let rows = row_changes(record, &self.clocks.context, store)?;
+        if record.dot.actor != self.actor {
+            self.counts.conflicts += rows.iter().filter(|(_, row)| is_conflict(row)).count() as u64;
+        }
+        let position = store.append(Entry::Record(bytes), rows);
+        self.clocks.record(record.dot);
+        self.appended.push_back((position, Some(record.dot)));
+        self.last_position = position;
+        let own = self.is_own(record.dot.actor);
+        for link in self.links.values_mut().filter(|link| link.is_live()) {
+            link.exists(record.dot, own, self.now.instant, &self.config.limits);
+        }
+        Ok(())
+    }
+
+    /// Applies what can be applied of what peers sent (S2), and lets waiting writes go on.
+    fn apply_pending(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        let wall_ms = self.now.wall_ms;
+        let mut applied = false;
+        while let Some((bytes, record)) =
+            self.pending.next(&self.clocks, |record| check_not_ahead(record.at, wall_ms).is_ok())
+        {
+            // The stamp was just found believable, so it moves the clock.
+            let _ = self.clock.observe(record.at, wall_ms);
+            self.append_record(&record, bytes, store)?;
+            self.counts.applied += 1;
+            self.counts.last_applied = Some(record.dot);
+            applied = true;
+        }
+        self.parked = self.pending.parked();
+        if applied {
+            self.pending.forget_applied(&self.clocks);
+            self.ask_for_dropped(out);
+            for (request, write) in self.waits.covered(&self.clocks.context) {
+                self.on_write(request, write, store, out)?;
+            }
+            if matches!(self.phase, Phase::Asking(_)) {
+                // Records exist: somebody has founded meanwhile.
+                let mut held = VersionVector::new();
+                self.links.values().for_each(|link| held.join(link.peer()));
+                self.phase = Phase::Joining(held);
+            }
+            self.joined_yet();
+        }
+        Ok(())
+    }
+
+    fn on_synced(&mut self, position: Position, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        if position > self.last_position {
+            // Not ours to panic over: a position of the future promises nothing.
+            return Ok(());
+        }
+        let mut advanced = false;
+        while let Some((at, dot)) = self.appended.front().copied() {
+            if at > position {
+                break;
+            }
+            self.appended.pop_front();
+            if let Some(dot) = dot {
+                self.durable.include(dot);
+                advanced = true;
+            }
+        }
+        if let Some((at, ceiling)) = self.ceiling_appended.filter(|(at, _)| *at <= position) {
+            debug_assert!(at <= position, "S3");
+            self.clock.raise_ceiling(ceiling);
+            self.ceiling_appended = None;
+        }
+        self.started |= position >= self.start_position;
+        if advanced {
+            self.freshness.advanced(&self.durable);
+        }
+        self.answer_synced(position, out);
+        self.raise_ceiling_if_needed(store);
+        Ok(())
+    }
+
+    fn raise_ceiling_if_needed(&mut self, store: &mut dyn Store) {
+        if self.ceiling_appended.is_none() && self.clock.wants_ceiling(self.now.wall_ms) {
+            let ceiling = Hlc::at_ms(self.now.wall_ms.max(self.clock.last().ms()) + CEILING_MS);
+            let position = store.append(Entry::Ceiling(ceiling), Vec::new());
+            self.appended.push_back((position, None));
+            self.last_position = position;
+            self.ceiling_appended = Some((position, ceiling));
+        }
+    }
+
+    fn on_tick(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        self.raise_ceiling_if_needed(store);
+        self.time_out(out);
+        self.tick_links(out);
+        self.pending.expire(self.now.instant, &self.config.limits);
+        if !self.parked.is_empty() {
+            self.apply_pending(store, out)?;
+        }
+        Ok(())
+    }
+
+    fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        self.tell_durable(out);
+        self.send_records(store, out)
+    }
+
+    /// Whether records of `actor` are this disk's to send.
+    fn is_own(&self, actor: ActorId) -> bool {
+        actor == self.actor || self.former.contains(&actor)
+    }
+
+    /// A seed said whether it has data; `None`: it is this node itself.
+    fn seed_answered(&mut self, seed: SeedIndex, durable: Option<&VersionVector>) {
+        if let Phase::Asking(open) = &mut self.phase {
+            open.remove(&seed);
+            if let Some(durable) = durable {
+                self.phase = Phase::Joining(durable.clone());
+            } else if open.is_empty() {
+                // All answered and all are empty: they found together.
+                self.phase = Phase::Serving;
+            }
+        }
+        self.joined_yet();
+    }
+
+    fn joined_yet(&mut self) {
+        if let Phase::Joining(target) = &self.phase
+            && target.leq(&self.clocks.context)
+        {
+            self.phase = Phase::Serving;
+        }
+    }
+
+    /// Whether the node may serve.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        match &self.phase {
+            Phase::Asking(_) => Readiness::Asking,
+            Phase::Joining(target) => {
+                let total: u128 = target.iter().map(|dot| u128::from(dot.seq)).sum();
+                let held: u128 =
+                    target.iter().map(|dot| u128::from(dot.seq.min(self.clocks.context.get(dot.actor)))).sum();
+                Readiness::Joining { percent: (held * 100 / total.max(1)) as u8 }
+            }
+            Phase::Serving => Readiness::Serving,
+        }
+    }
+}
+
+/// Whether concurrent values are kept side by side, of which the clock chose the one that is shown.
+fn is_conflict(row: &Row) -> bool {
+    row.iter().filter(|(_, payload)| matches!(payload, Payload::Value { .. } | Payload::Leaf { .. })).nth(1).is_some()
+}

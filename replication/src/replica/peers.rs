@@ -1,0 +1,324 @@
+//! Conversations with peers: greeting, alignment, records, reports, pings.
+
+use super::{Phase, Replica};
+use crate::effect::{DisconnectReason, Effect, LinkId, SeedIndex};
+use crate::link::Link;
+use crate::mutants::{Mutant, is};
+use crate::names::{NodeName, RegionName};
+use crate::record::RecordBytes;
+use crate::store::Store;
+use crate::time::Instant;
+use crate::wire::{Hello, Message, PROTOCOL};
+use alloc::vec::Vec;
+use atoll_crdt::{ActorId, ReadError, VersionVector};
+
+impl Replica {
+    pub(super) fn on_link_up(&mut self, mut link: Link, out: &mut Vec<Effect>) {
+        let id = link.id;
+        if self.paused.contains(&link.node) {
+            out.push(Effect::Disconnect(id, DisconnectReason::Paused));
+            return;
+        }
+        if link.node == self.config.node {
+            out.push(Effect::Disconnect(id, DisconnectReason::Identity));
+            return;
+        }
+        link.told = self.durable.clone();
+        out.push(Effect::Send(id, Message::Hello(self.hello())));
+        self.links.insert(id, link);
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            cluster: self.config.cluster.clone(),
+            node: self.config.node.as_str().into(),
+            region: self.config.region.as_str().into(),
+            actor: self.actor,
+            former: self.former.clone(),
+            founded: matches!(self.phase, Phase::Serving) && !self.durable.is_empty(),
+            founded_ms: self.founded_ms,
+            durable: self.durable.clone(),
+        }
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        id: LinkId,
+        message: Message,
+        store: &mut dyn Store,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ReadError> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.heard_at = self.now.instant;
+        let greeted = link.is_live();
+        let verdict = match message {
+            Message::Hello(hello) if !greeted => self.on_hello(id, hello, out),
+            Message::Records(records) if greeted => self.on_records(id, records, store, out)?,
+            Message::Durable(durable) if greeted => self.on_durable(id, &durable, out),
+            Message::Resume { actor, from } if greeted => {
+                link.resume(actor, from);
+                Ok(())
+            }
+            Message::Ping { sent_us } if greeted => {
+                self.on_ping(id, sent_us, out);
+                Ok(())
+            }
+            Message::Pong { sent_us, wall_ms, durable } if greeted => self.on_pong(id, sent_us, wall_ms, &durable, out),
+            Message::Hello(_) => Err(DisconnectReason::Protocol),
+            // Overtook the greeting on another stream; what it brought comes again.
+            _ => Ok(()),
+        };
+        if let Err(reason) = verdict {
+            self.drop_link(id, reason, out);
+        }
+        Ok(())
+    }
+
+    fn drop_link(&mut self, id: LinkId, reason: DisconnectReason, out: &mut Vec<Effect>) {
+        if self.links.remove(&id).is_some() {
+            out.push(Effect::Disconnect(id, reason));
+        }
+    }
+
+    fn on_hello(&mut self, id: LinkId, hello: Hello, out: &mut Vec<Effect>) -> Result<(), DisconnectReason> {
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        if hello.protocol.0 > PROTOCOL.1 || hello.protocol.1 < PROTOCOL.0 {
+            return Err(DisconnectReason::Version);
+        }
+        let named = hello.node == link.node.as_str() && hello.region == link.region.as_str();
+        if !named || hello.cluster != self.config.cluster {
+            return Err(DisconnectReason::Identity);
+        }
+        if hello.actor == self.actor || hello.former.contains(&self.actor) {
+            return Err(DisconnectReason::Impostor);
+        }
+        self.check_claims(&hello.durable)?;
+        self.keep_one_link(id, &hello, out)?;
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let ours: Vec<_> = self.clocks.cursor.iter().map(|dot| (dot, self.is_own(dot.actor))).collect();
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.reported(&hello.durable, now, &limits);
+        let (node, region) = (link.node.clone(), link.region.clone());
+        let founded = hello.founded;
+        self.founded_ms = if founded { self.founded_ms.min(hello.founded_ms) } else { self.founded_ms };
+        link.hello = Some(hello);
+        for (dot, own) in ours {
+            link.exists(dot, own, now, &limits);
+        }
+        let durable = link.peer().clone();
+        self.freshness.member(&node, &region);
+        self.region_holds(&region, durable.get(self.actor));
+        self.seeds_answered(&node, founded, &durable);
+        self.answer_reached(out);
+        Ok(())
+    }
+
+    /// A dialled seed turned out to be `node`, which may be connected already by another dial.
+    pub(super) fn on_seed(&mut self, seed: SeedIndex, node: &NodeName) {
+        self.seed_nodes.insert(seed, node.clone());
+        let known = self.live_link(node).and_then(|link| Some((link.hello.as_ref()?.founded, link.peer().clone())));
+        if let Some((founded, durable)) = known {
+            self.seeds_answered(node, founded, &durable);
+        }
+    }
+
+    /// `node` said whether it has data, over whichever connection.
+    fn seeds_answered(&mut self, node: &NodeName, founded: bool, durable: &VersionVector) {
+        let seeds: Vec<_> = self.seed_nodes.iter().filter(|(_, of)| *of == node).map(|(seed, _)| *seed).collect();
+        for seed in seeds {
+            self.seed_answered(seed, founded.then_some(durable));
+        }
+        if founded && matches!(self.phase, Phase::Asking(_)) {
+            // Somebody with data came by itself.
+            self.phase = Phase::Joining(durable.clone());
+            self.joined_yet();
+        }
+    }
+
+    /// A peer cannot hold more of this process's own log than exists.
+    fn check_claims(&self, durable: &VersionVector) -> Result<(), DisconnectReason> {
+        if durable.get(self.actor) > self.clocks.cursor.get(self.actor) {
+            return Err(DisconnectReason::Impostor);
+        }
+        Ok(())
+    }
+
+    /// At most one connection a pair: of two, the one of the peer's newer process; else the newer of two that were
+    /// dialled by the same side; else the one that the lower name dialled. Both sides decide alike.
+    fn keep_one_link(&mut self, id: LinkId, hello: &Hello, out: &mut Vec<Effect>) -> Result<(), DisconnectReason> {
+        let Some(new) = self.links.get(&id) else { return Ok(()) };
+        let lower_dials = self.config.node < new.node;
+        let other = self.links.values().find(|link| link.id != id && link.node == new.node && link.is_live());
+        let Some(other) = other else { return Ok(()) };
+        let same_process = other.hello.as_ref().is_some_and(|old| old.actor == hello.actor);
+        let keep_old = same_process && other.dialled != new.dialled && other.dialled == lower_dials;
+        if keep_old {
+            return Err(DisconnectReason::Duplicate);
+        }
+        let other = other.id;
+        self.drop_link(other, DisconnectReason::Duplicate, out);
+        Ok(())
+    }
+
+    fn on_records(
+        &mut self,
+        id: LinkId,
+        records: Vec<RecordBytes>,
+        store: &mut dyn Store,
+        out: &mut Vec<Effect>,
+    ) -> Result<Result<(), DisconnectReason>, ReadError> {
+        for bytes in records {
+            let dot = bytes.dot();
+            if dot.actor == self.actor && !self.clocks.cursor.covers(dot) {
+                return Ok(Err(DisconnectReason::Impostor));
+            }
+            match self.pending.offer(id, bytes, &self.clocks, &self.config.limits, self.now.instant) {
+                // At once, so that what follows it finds room.
+                Ok(true) => self.apply_pending(store, out)?,
+                Ok(false) => self.counts.unneeded += 1,
+                Err(_) => return Ok(Err(DisconnectReason::Protocol)),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn on_durable(
+        &mut self,
+        id: LinkId,
+        durable: &VersionVector,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DisconnectReason> {
+        self.check_claims(durable)?;
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.reported(durable, now, &limits);
+        let (region, held) = (link.region.clone(), link.peer().get(self.actor));
+        self.region_holds(&region, held);
+        self.answer_reached(out);
+        Ok(())
+    }
+
+    /// A write level counts regions, and this node's own is counted from the start.
+    fn region_holds(&mut self, region: &RegionName, seq: u64) {
+        if *region != self.config.region || is(Mutant::OwnRegionTwice) {
+            self.levels.region_holds(region, seq);
+        }
+    }
+
+    fn on_ping(&self, id: LinkId, sent_us: u64, out: &mut Vec<Effect>) {
+        let durable = self.durable.clone();
+        out.push(Effect::Send(id, Message::Pong { sent_us, wall_ms: self.now.wall_ms, durable }));
+    }
+
+    fn on_pong(
+        &mut self,
+        id: LinkId,
+        sent_us: u64,
+        wall_ms: u64,
+        durable: &VersionVector,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DisconnectReason> {
+        self.check_claims(durable)?;
+        let sent = Instant::from_micros(sent_us);
+        if sent > self.now.instant {
+            return Err(DisconnectReason::Protocol);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.timed(self.now.instant.since(sent), wall_ms, self.now.wall_ms);
+        let node = link.node.clone();
+        self.freshness.answered(&node, sent, durable, &self.durable);
+        self.on_durable(id, durable, out)
+    }
+
+    pub(super) fn on_members(&mut self, members: &[(NodeName, RegionName)]) {
+        for (node, region) in members.iter().filter(|(node, _)| *node != self.config.node) {
+            self.freshness.member(node, region);
+        }
+    }
+
+    pub(super) fn on_pause(&mut self, node: NodeName, paused: bool, out: &mut Vec<Effect>) {
+        if !paused {
+            self.paused.remove(&node);
+            return;
+        }
+        let ids: Vec<_> = self.links.values().filter(|link| link.node == node).map(|link| link.id).collect();
+        for id in ids {
+            self.drop_link(id, DisconnectReason::Paused, out);
+        }
+        self.paused.insert(node);
+    }
+
+    /// Pings what is due, gives up what is silent.
+    pub(super) fn tick_links(&mut self, out: &mut Vec<Effect>) {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let mut silent = Vec::new();
+        for link in self.links.values_mut() {
+            let since = if link.is_live() { link.heard_at } else { link.up_at };
+            if now.since(since) >= limits.silent_after {
+                silent.push(link.id);
+            } else if link.is_live() && link.ping_at <= now {
+                link.ping_at = now + limits.ping_every;
+                out.push(Effect::Send(link.id, Message::Ping { sent_us: now.as_micros() }));
+            }
+        }
+        for id in silent {
+            self.drop_link(id, DisconnectReason::Silent, out);
+        }
+    }
+
+    /// Tells peers what has become durable since they were last told (R2).
+    pub(super) fn tell_durable(&mut self, out: &mut Vec<Effect>) {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let holds = if is(Mutant::TellVolatile) { &self.clocks.context } else { &self.durable };
+        for link in self.links.values_mut().filter(|link| link.is_live()) {
+            if now.since(link.told_at) < limits.status_every {
+                continue;
+            }
+            let news = holds.beyond(&link.told);
+            if !news.is_empty() {
+                link.told.join(&news);
+                link.told_at = now;
+                out.push(Effect::Send(link.id, Message::Durable(news)));
+            }
+        }
+    }
+
+    /// Sends records to whoever lacks them, as far as windows reach.
+    pub(super) fn send_records(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        for link in self.links.values_mut() {
+            while let Some(send) = link.next_send(now, &limits) {
+                let records = store.log(send.actor, send.from, limits.batch_bytes)?;
+                let upto = records.last().map(|record| record.dot().seq);
+                self.counts.sent += records.len() as u64;
+                let message = Message::Records(records);
+                link.sent(send, upto, message.weight());
+                if upto.is_some() {
+                    out.push(Effect::Send(link.id, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks again for what found no room when it came.
+    pub(super) fn ask_for_dropped(&mut self, out: &mut Vec<Effect>) {
+        for (actor, id) in self.pending.resumable() {
+            if self.links.get(&id).is_some_and(Link::is_live) {
+                let from = self.clocks.cursor.get(actor) + 1;
+                out.push(Effect::Send(id, Message::Resume { actor, from }));
+            }
+        }
+    }
+
+    pub(super) fn live_link(&self, node: &NodeName) -> Option<&Link> {
+        self.links.values().find(|link| link.node == *node && link.is_live())
+    }
+
+    /// Whether the process that wrote as `actor` has ended, as far as this node can know for sure.
+    pub(super) fn is_closed(&self, actor: ActorId) -> bool {
+        self.former.contains(&actor)
+            || self.links.values().filter_map(|link| link.hello.as_ref()).any(|hello| hello.former.contains(&actor))
+    }
+}

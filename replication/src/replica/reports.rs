@@ -1,0 +1,116 @@
+//! What the driver and operators read: getters only.
+
+use super::Replica;
+use crate::freshness::median_offset_ms;
+use crate::names::{NodeName, RegionName};
+use crate::status::{Counts, LinkState, LinkStatus};
+use crate::time::Instant;
+use alloc::vec::Vec;
+use atoll_crdt::{ActorId, VersionVector};
+
+impl Replica {
+    /// The actor this process writes as.
+    #[must_use]
+    pub fn actor(&self) -> ActorId {
+        self.actor
+    }
+
+    /// Actors of earlier processes on this disk, oldest first.
+    #[must_use]
+    pub fn former(&self) -> &[ActorId] {
+        &self.former
+    }
+
+    /// The causal context, entries that are not durable included.
+    #[must_use]
+    pub fn context(&self) -> &VersionVector {
+        &self.clocks.context
+    }
+
+    /// The log cursor, entries that are not durable included.
+    #[must_use]
+    pub fn cursor(&self) -> &VersionVector {
+        &self.clocks.cursor
+    }
+
+    /// What is durable here: what readers see and peers are told.
+    #[must_use]
+    pub fn durable(&self) -> &VersionVector {
+        &self.durable
+    }
+
+    /// Counters since the process began.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// When the oldest data of the cluster that this node knows of was founded, in wall milliseconds.
+    #[must_use]
+    pub fn founded_ms(&self) -> u64 {
+        self.founded_ms
+    }
+
+    /// As of when readers here miss nothing that another region has acknowledged; `None` while one never answered.
+    #[must_use]
+    pub fn fresh_as_of(&self, now: Instant) -> Option<Instant> {
+        self.freshness.of_all(now, &self.config.region, &self.config.regions)
+    }
+
+    /// As of when readers here miss nothing that `region` has acknowledged.
+    #[must_use]
+    pub fn fresh_of_region(&self, region: &RegionName) -> Option<Instant> {
+        self.freshness.of_region(region)
+    }
+
+    /// The peers' median clock less this node's, less what the round trip leaves open.
+    #[must_use]
+    pub fn clock_skew_ms(&self) -> i64 {
+        median_offset_ms(self.links.values().filter_map(|link| link.offset_ms).collect())
+    }
+
+    /// Actors whose streams wait because of a stamp too far ahead of this node's clock: an alarm.
+    #[must_use]
+    pub fn parked(&self) -> &[ActorId] {
+        &self.parked
+    }
+
+    /// Bytes of records held back because something before them is missing.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.bytes()
+    }
+
+    /// Every other member, as this node sees it at `now`.
+    #[must_use]
+    pub fn peers(&self, now: Instant) -> Vec<LinkStatus> {
+        self.freshness
+            .members()
+            .map(|(node, region)| LinkStatus {
+                node: node.clone(),
+                region: region.clone(),
+                state: self.link_state(node),
+                rtt: self.live_link(node).and_then(|link| link.rtt),
+                lag: self.freshness.of(node).map(|fresh| now.since(fresh)),
+                lag_records: self.live_link(node).map_or(0, |link| {
+                    link.peer().iter().map(|dot| dot.seq.saturating_sub(self.durable.get(dot.actor))).sum()
+                }),
+            })
+            .collect()
+    }
+
+    fn link_state(&self, node: &NodeName) -> LinkState {
+        if self.paused.contains(node) {
+            return LinkState::Paused;
+        }
+        match self.links.values().filter(|link| link.node == *node).max_by_key(|link| link.is_live()) {
+            None => LinkState::Down,
+            Some(link) if !link.is_live() => LinkState::Connecting,
+            Some(link) if link.lacks_records() > CATCHING_UP_RECORDS => LinkState::CatchingUp,
+            Some(_) => LinkState::Live,
+        }
+    }
+}
+
+/// A peer that lacks more than this many records of one actor is catching up rather than live.
+const CATCHING_UP_RECORDS: u64 = 1_000;

@@ -1,0 +1,56 @@
+//! What the replica needs of a store.
+//!
+//! **What always holds.** Rows read here include every entry appended so far, synced or not (the volatile state); what
+//! clients read is the store's business, and is synced. An entry is durable when the driver hands in
+//! [`crate::Input::Synced`] with its position, and a crash keeps a prefix of the entries.
+
+use crate::apply::{Clocks, RowChanges};
+use crate::entry::{Entry, Start};
+use crate::record::RecordBytes;
+use alloc::vec::Vec;
+use atoll_crdt::{ActorId, Hlc, ReadError, RowSource};
+
+/// The place of an entry in the journal of one process: 1, 2, 3… in order of appending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(pub u64);
+
+/// The journal and the rows behind one trait.
+pub trait Store: RowSource {
+    /// Appends one entry; `rows` is what it makes of the rows it touches. From now on reads show it.
+    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position;
+
+    /// Records of `actor` from `from` on, in order without a gap, at least one if there is one and else as many as fit
+    /// in `bytes_max`. Also records that are not synced.
+    ///
+    /// # Errors
+    /// The storage failed.
+    fn log(&self, actor: ActorId, from: u64, bytes_max: usize) -> Result<Vec<RecordBytes>, ReadError>;
+
+    /// The lowest seq of `actor` that the log still holds; `None` when it holds none.
+    fn log_start(&self, actor: ActorId) -> Option<u64>;
+}
+
+/// What a store found when it was opened: the state after the last whole entry.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// The clocks at that state.
+    pub clocks: Clocks,
+    /// Every process that wrote to this disk before, oldest first.
+    pub starts: Vec<Start>,
+    /// The highest ceiling stored.
+    pub ceiling: Hlc,
+}
+
+impl Recovered {
+    /// Takes in one entry, after its effect on rows.
+    pub fn replay(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Start(start) => {
+                self.starts.push(*start);
+                self.ceiling = self.ceiling.max(start.ceiling);
+            }
+            Entry::Ceiling(ceiling) => self.ceiling = self.ceiling.max(*ceiling),
+            Entry::Record(record) => self.clocks.record(record.dot()),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Messages between peers, as frames.
+//!
+//! ```text
+//! frame = u32 big-endian length of the rest | type u8 | flags u8 (0) | body: MessagePack, positional
+//! ```
+//!
+//! **What always holds.** W1: the length is checked against the type's bound before anything is allocated. W2: bodies
+//! nest at most [`DEPTH_MAX`] deep. W3: bytes from a peer never panic; they are a [`WireError`]. W4: fields are only ever
+//! appended, so an older build reads what it knows.
+
+use crate::record::{RECORD_BYTES_MAX, RecordBytes};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use atoll_crdt::codec::{DecodeError, Reader, Writer};
+use atoll_crdt::{ActorId, VersionVector};
+use serde::{Deserialize, Serialize};
+
+/// The protocol name in TLS.
+pub const ALPN: &[u8] = b"atoll-repl/1";
+/// The version that this build speaks, and the oldest that it understands.
+pub const PROTOCOL: (u16, u16) = (1, 1);
+/// Nesting of a body.
+pub const DEPTH_MAX: usize = 16;
+/// Bytes before the body: length, type and flags.
+pub const HEADER_BYTES: usize = 6;
+
+const GREETING_BYTES_MAX: usize = 128 << 10;
+const SMALL_BYTES_MAX: usize = 64 << 10;
+const RECORDS_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
+const FORMER_ACTORS_MAX: usize = 4_096;
+
+/// What a node says first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Versions it speaks: oldest and newest.
+    pub protocol: (u16, u16),
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// The actor it writes as.
+    pub actor: ActorId,
+    /// Actors it wrote as before, which it will not write as again; the newest ones.
+    pub former: Vec<ActorId>,
+    /// Whether its data is founded: an empty node that is asked for data says no.
+    pub founded: bool,
+    /// When its data was founded, by its wall clock in milliseconds.
+    pub founded_ms: u64,
+    /// What it holds durably.
+    pub durable: VersionVector,
+}
+
+/// One thing that peers say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The first message each way.
+    Hello(Hello),
+    /// Records, each actor's in order.
+    Records(Vec<RecordBytes>),
+    /// What the sender holds durably, where it has changed since it last said so.
+    Durable(VersionVector),
+    /// The sender had to drop an actor's records for lack of room, and has room now.
+    Resume {
+        /// Whose records.
+        actor: ActorId,
+        /// From which one on.
+        from: u64,
+    },
+    /// Asks for a [`Message::Pong`].
+    Ping {
+        /// The asker's clock, in microseconds; comes back.
+        sent_us: u64,
+    },
+    /// Answers a [`Message::Ping`].
+    Pong {
+        /// From the ping.
+        sent_us: u64,
+        /// The answerer's wall clock, in milliseconds since 1970.
+        wall_ms: u64,
+        /// All that the answerer holds durably: whatever report was lost before, this makes good.
+        durable: VersionVector,
+    },
+}
+
+/// Bytes that are no message. The connection is closed; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A frame longer than its type may be.
+    #[error("a frame of {bytes} bytes, which its type does not have")]
+    Length {
+        /// What the header says.
+        bytes: usize,
+    },
+    /// A type that this version does not know.
+    #[error("an unknown frame type {0}")]
+    Type(u8),
+    /// The body does not read.
+    #[error("a malformed body: {0}")]
+    Body(String),
+    /// Something in the body is not canonical, damaged, or beyond a bound.
+    #[error(transparent)]
+    Content(#[from] DecodeError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct HelloBody<'a> {
+    protocol: (u16, u16),
+    #[serde(borrow)]
+    cluster: &'a str,
+    node: &'a str,
+    region: &'a str,
+    actor: u64,
+    former: Vec<u64>,
+    founded: bool,
+    founded_ms: u64,
+    #[serde(with = "serde_bytes")]
+    durable: &'a [u8],
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordsBody<'a>(#[serde(borrow)] Vec<&'a serde_bytes::Bytes>);
+
+#[derive(Serialize, Deserialize)]
+struct VectorBody<'a>(#[serde(with = "serde_bytes", borrow)] &'a [u8]);
+
+#[derive(Serialize, Deserialize)]
+struct ResumeBody {
+    actor: u64,
+    from: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PingBody {
+    sent_us: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PongBody<'a> {
+    sent_us: u64,
+    wall_ms: u64,
+    #[serde(with = "serde_bytes", borrow)]
+    durable: &'a [u8],
+}
+
+const HELLO: u8 = 1;
+const DURABLE: u8 = 4;
+const RESUME: u8 = 5;
+const PING: u8 = 7;
+const PONG: u8 = 8;
+const RECORDS: u8 = 10;
+
+/// A frame's header, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    kind: u8,
+    body_bytes: usize,
+}
+
+impl Header {
+    /// Reads a header. W1
+    ///
+    /// # Errors
+    /// The type is unknown, or the length beyond its bound.
+    pub fn parse(bytes: [u8; HEADER_BYTES]) -> Result<Self, WireError> {
+        let [a, b, c, d, kind, _flags] = bytes;
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let max = match kind {
+            HELLO => GREETING_BYTES_MAX,
+            RECORDS => RECORDS_BYTES_MAX,
+            DURABLE | RESUME | PING | PONG => SMALL_BYTES_MAX,
+            kind => return Err(WireError::Type(kind)),
+        };
+        let body_bytes = length.checked_sub(2).ok_or(WireError::Length { bytes: length })?;
+        if body_bytes > max {
+            return Err(WireError::Length { bytes: length });
+        }
+        Ok(Self { kind, body_bytes })
+    }
+
+    /// How many bytes of body follow.
+    #[must_use]
+    pub fn body_bytes(self) -> usize {
+        self.body_bytes
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// It is no message of this type.
+    pub fn message(self, body: &[u8]) -> Result<Message, WireError> {
+        Ok(match self.kind {
+            HELLO => Message::Hello(hello(&read(body)?)?),
+            DURABLE => Message::Durable(vector(read::<VectorBody<'_>>(body)?.0)?),
+            RESUME => {
+                let body: ResumeBody = read(body)?;
+                Message::Resume { actor: ActorId::new(body.actor), from: body.from }
+            }
+            PING => Message::Ping { sent_us: read::<PingBody>(body)?.sent_us },
+            PONG => {
+                let pong: PongBody<'_> = read(body)?;
+                Message::Pong { sent_us: pong.sent_us, wall_ms: pong.wall_ms, durable: vector(pong.durable)? }
+            }
+            _ => {
+                let RecordsBody(all) = read(body)?;
+                let records: Result<_, _> = all.into_iter().map(|b| RecordBytes::check(Arc::from(&b[..]))).collect();
+                Message::Records(records?)
+            }
+        })
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
+    let mut input = rmp_serde::Deserializer::from_read_ref(body);
+    // W2
+    input.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut input).map_err(|error| WireError::Body(alloc::format!("{error}")))
+}
+
+fn vector(bytes: &[u8]) -> Result<VersionVector, WireError> {
+    let mut input = Reader::new(bytes);
+    let vector = VersionVector::decode(&mut input)?;
+    input.finish()?;
+    Ok(vector)
+}
+
+fn vector_bytes(vector: &VersionVector) -> Vec<u8> {
+    let mut out = Writer::new();
+    vector.encode(&mut out);
+    out.into_bytes()
+}
+
+fn hello(body: &HelloBody<'_>) -> Result<Hello, WireError> {
+    if body.former.len() > FORMER_ACTORS_MAX {
+        return Err(DecodeError::TooLarge { max: FORMER_ACTORS_MAX as u64 }.into());
+    }
+    Ok(Hello {
+        protocol: body.protocol,
+        cluster: body.cluster.into(),
+        node: body.node.into(),
+        region: body.region.into(),
+        actor: ActorId::new(body.actor),
+        former: body.former.iter().map(|actor| ActorId::new(*actor)).collect(),
+        founded: body.founded,
+        founded_ms: body.founded_ms,
+        durable: vector(body.durable)?,
+    })
+}
+
+impl Message {
+    /// What it weighs against a link's window, in bytes: records only, the rest is small and rare.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Records(records) => records.iter().map(|record| record.as_bytes().len()).sum(),
+            Self::Hello(_) | Self::Durable(_) | Self::Resume { .. } | Self::Ping { .. } | Self::Pong { .. } => 0,
+        }
+    }
+
+    /// Appends the frame.
+    ///
+    /// # Panics
+    /// Never: our own messages always encode.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0, 0, 0, 0, self.kind(), 0]);
+        match self {
+            Self::Hello(hello) => write(out, &hello_body(hello, &vector_bytes(&hello.durable))),
+            Self::Records(records) => {
+                write(out, &RecordsBody(records.iter().map(|r| serde_bytes::Bytes::new(r.as_bytes())).collect()));
+            }
+            Self::Durable(durable) => write(out, &VectorBody(&vector_bytes(durable))),
+            Self::Resume { actor, from } => write(out, &ResumeBody { actor: actor.get(), from: *from }),
+            Self::Ping { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
+            Self::Pong { sent_us, wall_ms, durable } => {
+                let durable = vector_bytes(durable);
+                write(out, &PongBody { sent_us: *sent_us, wall_ms: *wall_ms, durable: &durable });
+            }
+        }
+        let length = u32::try_from(out.len() - start - 4).expect("batches are far below 4 GiB");
+        out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => HELLO,
+            Self::Records(_) => RECORDS,
+            Self::Durable(_) => DURABLE,
+            Self::Resume { .. } => RESUME,
+            Self::Ping { .. } => PING,
+            Self::Pong { .. } => PONG,
+        }
+    }
+}
+
+fn hello_body<'a>(hello: &'a Hello, durable: &'a [u8]) -> HelloBody<'a> {
+    HelloBody {
+        protocol: hello.protocol,
+        cluster: &hello.cluster,
+        node: &hello.node,
+        region: &hello.region,
+        actor: hello.actor.get(),
+        former: hello.former.iter().rev().take(FORMER_ACTORS_MAX).map(|actor| actor.get()).collect(),
+        founded: hello.founded,
+        founded_ms: hello.founded_ms,
+        durable,
+    }
+}
+
+fn write<T: Serialize>(out: &mut Vec<u8>, body: &T) {
+    rmp_serde::encode::write(out, body).expect("writing to memory does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_crdt::Dot;
+    use proptest::prelude::*;
+
+    fn frame(message: &Message) -> Vec<u8> {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        out
+    }
+
+    fn back(bytes: &[u8]) -> Result<Message, WireError> {
+        let (head, body) = bytes.split_at(HEADER_BYTES);
+        let header = Header::parse(head.try_into().unwrap())?;
+        assert!(header.body_bytes() <= body.len(), "a frame says how long it is");
+        header.message(&body[..header.body_bytes()])
+    }
+
+    fn samples() -> Vec<Message> {
+        let durable: VersionVector = [Dot::new(ActorId::new(7), 9)].into_iter().collect();
+        let record = crate::Record {
+            dot: Dot::new(ActorId::new(3), 1),
+            at: atoll_crdt::Hlc::at_ms(5),
+            deps: durable.clone(),
+            ops: Vec::new(),
+        };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            cluster: "shop".into(),
+            node: "n1".into(),
+            region: "eu-west-1".into(),
+            actor: ActorId::new(1),
+            former: alloc::vec![ActorId::new(2)],
+            founded: true,
+            founded_ms: 1,
+            durable: durable.clone(),
+        };
+        alloc::vec![
+            Message::Hello(hello),
+            Message::Records(alloc::vec![record.encode()]),
+            Message::Durable(durable.clone()),
+            Message::Resume { actor: ActorId::new(4), from: 5 },
+            Message::Ping { sent_us: 1 },
+            Message::Pong { sent_us: 1, wall_ms: 2, durable },
+        ]
+    }
+
+    #[test]
+    fn every_message_reads_back() {
+        for message in samples() {
+            assert_eq!(back(&frame(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_types_bound_is_refused_by_the_header_alone() {
+        for kind in [HELLO, DURABLE, RESUME, PING, PONG, RECORDS] {
+            assert!(matches!(Header::parse([0xff, 0xff, 0xff, 0xff, kind, 0]), Err(WireError::Length { .. })));
+            assert!(matches!(Header::parse([0, 0, 0, 1, kind, 0]), Err(WireError::Length { .. })));
+        }
+        assert_eq!(Header::parse([0, 0, 0, 2, 99, 0]), Err(WireError::Type(99)));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..6, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+            let mut bytes = frame(&samples()[which]);
+            let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
+            bytes[at] = byte;
+            let _ = back(&bytes);
+            let body = &bytes[HEADER_BYTES..];
+            let _ = Header { kind: bytes[4], body_bytes: body.len() }.message(&body[..cut.min(body.len())]);
+        }
+    }
+}
