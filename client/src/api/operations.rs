@@ -1,0 +1,161 @@
+//! What operators read and say: readiness on the client listener, the rest on the admin listener.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /readyz`: whether this node should be sent requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether it should.
+    pub ready: bool,
+    /// Why not, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// `GET /admin/status`: one node's view of itself and its peers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub node: String,
+    /// The node's region.
+    pub region: String,
+    /// The actor of this process, in hexadecimal.
+    pub actor: String,
+    /// The causal context: how many records of each actor the node's rows contain.
+    pub vector: BTreeMap<String, u64>,
+    /// As `vector`, but only what is synced to disk.
+    pub durable: BTreeMap<String, u64>,
+    /// The peers, by name.
+    pub peers: Vec<PeerStatus>,
+    /// How many rows the node holds.
+    pub rows: u64,
+    /// The digest of all rows, in hexadecimal: equal vectors imply equal roots.
+    pub root: String,
+    /// How far the node's clock is from its peers' median; null without peers.
+    pub clock_skew_ms: Option<f64>,
+}
+
+/// One peer, as a node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer's name.
+    pub node: String,
+    /// The peer's region.
+    pub region: String,
+    /// How the link is.
+    pub state: PeerState,
+    /// The link's round trip; null when it is down.
+    pub rtt_ms: Option<f64>,
+    /// How long ago this node last had everything the peer has; null when unknown.
+    pub lag_ms: Option<f64>,
+    /// How many of the peer's records this node lacks; null when unknown.
+    pub lag_records: Option<u64>,
+}
+
+/// How a link to a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// No connection.
+    Down,
+    /// A connection is being made.
+    Connecting,
+    /// Records flow as they are written.
+    Live,
+    /// Older records flow first.
+    CatchingUp,
+    /// Differing rows are exchanged, because the log no longer reaches back.
+    Reconciling,
+    /// A whole copy is being transferred.
+    Bootstrapping,
+    /// Stopped by an operator.
+    Paused,
+}
+
+impl PeerState {
+    /// The state as the contract spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Connecting => "connecting",
+            Self::Live => "live",
+            Self::CatchingUp => "catching_up",
+            Self::Reconciling => "reconciling",
+            Self::Bootstrapping => "bootstrapping",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// `GET /admin/digest`: enough to compare two nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// The digest of all rows, in hexadecimal.
+    pub root: String,
+    /// The causal context it was computed at.
+    pub vector: BTreeMap<String, u64>,
+}
+
+/// `POST /admin/links/{node}`: stops or resumes one link, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCommand {
+    /// Whether the link shall be stopped.
+    pub paused: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_is_spelt_as_in_the_contract() {
+        let status = json!({
+            "version": "0.1.0", "cluster": "shop", "node": "n1", "region": "eu-west-1",
+            "actor": "00000000000000ff", "vector": {"00000000000000ff": 7}, "durable": {},
+            "peers": [
+                {"node": "n2", "region": "us-east-1", "state": "catching_up",
+                 "rtt_ms": 71.5, "lag_ms": 40.0, "lag_records": 3},
+                {"node": "n3", "region": "ap-southeast-1", "state": "down",
+                 "rtt_ms": null, "lag_ms": null, "lag_records": null},
+            ],
+            "rows": 5, "root": "abcd", "clock_skew_ms": null,
+        });
+        let parsed: Status = serde_json::from_value(status.clone()).unwrap();
+        assert_eq!(parsed.peers[0].state, PeerState::CatchingUp);
+        assert_eq!(serde_json::to_value(parsed).unwrap(), status);
+    }
+
+    #[test]
+    fn peer_states_are_spelt_alike_in_text_and_json() {
+        use PeerState::{Bootstrapping, CatchingUp, Connecting, Down, Live, Paused, Reconciling};
+        for state in [Down, Connecting, Live, CatchingUp, Reconciling, Bootstrapping, Paused] {
+            assert_eq!(serde_json::to_value(state).unwrap(), json!(state.as_str()));
+        }
+    }
+
+    #[test]
+    fn readiness_has_reasons_only_when_not_ready() {
+        let ready = Readiness { ready: true, reasons: Vec::new() };
+        assert_eq!(serde_json::to_value(&ready).unwrap(), json!({"ready": true}));
+        let not_yet: Readiness =
+            serde_json::from_value(json!({"ready": false, "reasons": ["bootstrapping 42%"]})).unwrap();
+        assert_eq!(not_yet.reasons, ["bootstrapping 42%"]);
+    }
+}

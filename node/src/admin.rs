@@ -1,0 +1,206 @@
+//! The operators' listener: metrics, status, digests, links, draining.
+//!
+//! **What always holds.** O1: what walks all rows runs once at a time, and not at all when nothing has changed since.
+//! O2: on a listener that is not loopback everything here needs a token.
+//!
+//! **What is not here.** Routing and policies: reserved, and `not_supported` until they are built.
+
+use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
+use crate::app::{AppError, Digest, digest};
+use crate::auth::Gate;
+use atoll_client::api::{Digest as DigestAnswer, ErrorCode, LinkCommand, PeerState, PeerStatus, Status};
+use atoll_crdt::VersionVector;
+use atoll_replication::{Input, LinkState, LinkStatus, NodeName};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::{MethodRouter, any, get, post};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// What Prometheus' text format is called.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeName,
+}
+
+struct Admin {
+    shared: Arc<Shared>,
+    edge: Arc<Edge>,
+    identity: Identity,
+    /// The last digest, and the context at which it was made. O1
+    digest: Mutex<Option<(Arc<VersionVector>, Digest)>>,
+}
+
+/// Everything that operators ask, at a listener whose gate this is.
+pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
+    let edge = Edge::new(Arc::clone(shared), gate, "admin");
+    let admin =
+        Arc::new(Admin { shared: Arc::clone(shared), edge: Arc::clone(&edge), identity, digest: Mutex::default() });
+    let on = |handle: fn(&Arc<Admin>) -> MethodRouter| handle(&admin);
+    let router = Router::new()
+        .route("/metrics", on(|admin| get(answering(admin, metrics))))
+        .route("/admin/status", on(|admin| get(answering(admin, status))))
+        .route("/admin/digest", on(|admin| get(answering(admin, digests))))
+        .route("/admin/links/{node}", on(|admin| post(answering(admin, link))))
+        .route("/admin/drain", on(|admin| post(answering(admin, drain))))
+        .route("/admin/route", any(reserved(&edge)))
+        .route("/admin/policy", any(reserved(&edge)));
+    admitted(router, &edge)
+}
+
+/// A handler whose failures become problem documents.
+fn answering<F>(
+    admin: &Arc<Admin>,
+    handle: fn(Arc<Admin>, Request) -> F,
+) -> impl Fn(Request) -> std::pin::Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
+where
+    F: Future<Output = Result<Response, Failure>> + Send + 'static,
+{
+    let admin = Arc::clone(admin);
+    move |request| {
+        let admin = Arc::clone(&admin);
+        Box::pin(async move {
+            let id = request.extensions().get::<RequestId>().cloned();
+            let id = id.unwrap_or_else(|| admin.edge.request_id(request.headers()));
+            let asked = request.uri().query().is_none_or(str::is_empty);
+            let unknown = || Failure::new(ErrorCode::BadParameter, "nothing here takes parameters");
+            let outcome = if asked { handle(admin, request).await } else { Err(unknown()) };
+            outcome.unwrap_or_else(|failure| failure.into_response(&id))
+        })
+    }
+}
+
+async fn metrics(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
+    let text = admin.shared.metrics().encode();
+    let text = text.map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
+    Ok(with_body(METRICS_TYPE, text))
+}
+
+async fn status(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
+    let (context, digest) = admin.digest().await?;
+    let app = admin.shared.app();
+    let snapshot = app.status().snapshot();
+    let mut vector = snapshot.vector.clone();
+    vector.join(&context);
+    json(&Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: admin.identity.cluster.clone(),
+        node: admin.identity.node.as_str().to_owned(),
+        region: app.region().as_str().to_owned(),
+        actor: snapshot.actor.to_string(),
+        vector: seqs(&vector),
+        durable: seqs(&context),
+        peers: snapshot.peers.iter().map(peer).collect(),
+        rows: digest.rows,
+        root: digest.root,
+        clock_skew_ms: snapshot.clock_skew_ms.map(|skew| skew as f64),
+    })
+}
+
+async fn digests(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
+    let (context, digest) = admin.digest().await?;
+    json(&DigestAnswer { root: digest.root, vector: seqs(&context) })
+}
+
+async fn link(admin: Arc<Admin>, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let name = parts.uri.path().strip_prefix("/admin/links/").unwrap_or_default();
+    // A name that follows the rule needs no percent-encoding.
+    let node = NodeName::new(name).ok();
+    let command: LinkCommand = read_json(admin.shared.room(), &parts.headers, body).await?;
+    let app = admin.shared.app();
+    let known = node.filter(|node| app.status().snapshot().peers.iter().any(|peer| peer.node == *node));
+    let Some(node) = known else { return Err(Failure::new(ErrorCode::NotFound, "no peer has this name")) };
+    app.inbox().input(Input::Pause(node, command.paused)).await.map_err(AppError::from)?;
+    Ok(done())
+}
+
+async fn drain(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
+    admin.shared.app().status().drain();
+    Ok(done())
+}
+
+/// What the contract reserves is not supported, whatever is asked of it.
+fn reserved(edge: &Arc<Edge>) -> impl Fn(Request) -> std::future::Ready<Response> + Clone + Send + Sync + 'static {
+    let edge = Arc::clone(edge);
+    move |request| {
+        let failure = Failure::new(ErrorCode::NotSupported, "this is reserved and not supported yet");
+        std::future::ready(edge.refuse(&request, failure))
+    }
+}
+
+impl Admin {
+    /// The digest of the newest synced view, with its context. O1
+    async fn digest(&self) -> Result<(Arc<VersionVector>, Digest), Failure> {
+        let mut last = self.digest.lock().await;
+        let app = self.shared.app();
+        let view = app.view();
+        let context = Arc::clone(view.context());
+        if let Some((at, digest)) = &*last
+            && *at == context
+        {
+            return Ok((context, digest.clone()));
+        }
+        let digest = app.scan(view, digest).await?;
+        *last = Some((Arc::clone(&context), digest.clone()));
+        Ok((context, digest))
+    }
+}
+
+fn peer(of: &LinkStatus) -> PeerStatus {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+    let state = match of.state {
+        LinkState::Down => PeerState::Down,
+        LinkState::Connecting => PeerState::Connecting,
+        LinkState::Live => PeerState::Live,
+        LinkState::CatchingUp => PeerState::CatchingUp,
+        LinkState::Paused => PeerState::Paused,
+    };
+    let is_connected = matches!(of.state, LinkState::Live | LinkState::CatchingUp);
+    PeerStatus {
+        node: of.node.as_str().to_owned(),
+        region: of.region.as_str().to_owned(),
+        state,
+        rtt_ms: of.rtt.map(ms),
+        lag_ms: of.lag.map(ms),
+        lag_records: is_connected.then_some(of.lag_records),
+    }
+}
+
+fn seqs(vector: &VersionVector) -> BTreeMap<String, u64> {
+    vector.iter().map(|dot| (dot.actor.to_string(), dot.seq)).collect()
+}
+
+fn json(value: &impl Serialize) -> Result<Response, Failure> {
+    let text = serde_json::to_vec(value).map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
+    Ok(with_body(atoll_client::api::headers::JSON, text))
+}
+
+fn with_body(content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn done() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+#[cfg(test)]
+mod tests;

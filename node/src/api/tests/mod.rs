@@ -1,0 +1,7 @@
+//! The contract, checked over the real store and replica.
+
+mod document;
+mod listing;
+mod refusals;
+mod resources;
+mod sessions;

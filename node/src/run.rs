@@ -1,0 +1,418 @@
+//! A node from its configuration to its end: what starts in which order, and what stops in which.
+//!
+//! **How it goes.** Certificates, the data directory, the replica, the peer endpoint, the listeners; each failure is one
+//! clear error and leaves nothing running. At the end: no new requests, those under way are answered, what is appended
+//! is synced, peers are told good-bye.
+//!
+//! **What always holds.** Nothing is written before the actor of this process is durable: the replica refuses until then.
+
+use crate::api::{self, Shared};
+use crate::app::{App, NodeStatus, Parts, RegionFreshness, Snapshot};
+use crate::auth::{Gate, Tokens, TokensError};
+use crate::clock::Clock;
+use crate::config::{Config, Sync};
+use crate::driver::{Driver, Report, SyncedUpTo, fail};
+use crate::http::{self, Serving};
+use crate::inbox::Inbox;
+use crate::metrics::{Metrics, Sources, StoreReading};
+use crate::peer::{self, FaultCounts, PeerConfig, PeerHandle};
+use crate::roster::{self, MemberRow};
+use crate::store::{CommitStats, NodeStore, OpenError, Opened, SYNC_BUCKETS_US, StoreConfig, SyncMode, Views};
+use crate::tls::{PeerIdentity, Tls, TlsError, TlsFiles};
+use crate::{admin, quic};
+use atoll_crdt::ActorId;
+use atoll_replication::{Limits, Position, Replica};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+/// Between two ticks of the protocol: its punctuality.
+const TICK_EVERY: Duration = Duration::from_millis(5);
+/// How long open connections may take to finish when the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a node did not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The certificates cannot be used (operator).
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The data directory cannot be opened (operator, disk).
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Peers cannot be listened for (operator).
+    #[error(transparent)]
+    Peer(#[from] peer::StartError),
+    /// Rows could not be read while starting (disk).
+    #[error(transparent)]
+    Read(#[from] atoll_crdt::ReadError),
+    /// A listener's address cannot be had (operator).
+    #[error("cannot listen on {address} for {purpose}: {source}")]
+    Listen {
+        /// What it is for.
+        purpose: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file of bearer tokens cannot be used (operator).
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// Clients' QUIC listener cannot be opened (operator).
+    #[error(transparent)]
+    Quic(#[from] quic::QuicError),
+    /// No thread to be had (environment).
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What runs below the listeners.
+struct Engine {
+    inbox: Inbox,
+    views: Arc<Views>,
+    status: Arc<NodeStatus>,
+    peers: Option<PeerHandle>,
+    commit_stats: Arc<CommitStats>,
+    system_changes: watch::Receiver<u64>,
+    actor: ActorId,
+    replica_thread: std::thread::JoinHandle<()>,
+    /// Closed when the replica thread has ended.
+    replica_ended: mpsc::Receiver<()>,
+}
+
+/// Sockets that are bound and not served yet: a port in use is found before anything is touched.
+struct Listeners {
+    http: TcpListener,
+    admin: TcpListener,
+    quic: Option<quinn::Endpoint>,
+}
+
+/// A running node.
+pub struct Node {
+    inbox: Inbox,
+    status: Arc<NodeStatus>,
+    peers: Option<PeerHandle>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    replica_thread: std::thread::JoinHandle<()>,
+    replica_ended: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Node {
+    /// Starts a node. `found`: begin a new cluster even though seeds are given and do not answer.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(config: Config, found: bool) -> Result<Self, StartError> {
+        let tls = tls(&config)?;
+        let tokens = config.tokens_file.as_deref().map(Tokens::load).transpose()?;
+        let listeners = bind(&config, tls.as_ref()).await?;
+        let (engine_config, engine_tls) = (config.clone(), tls.clone());
+        let engine = tokio::task::spawn_blocking(move || start_engine(&engine_config, engine_tls.as_ref(), found))
+            .await
+            .map_err(|error| StartError::Thread(std::io::Error::other(error)))??;
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        serve(&mut tasks, &config, tls.as_ref(), tokens.as_ref(), listeners, &engine, &stopping)?;
+        keep(&mut tasks, &config, &engine, &stopping);
+        tracing::info!(
+            cluster = config.cluster, node = %config.node, region = %config.region, actor = %engine.actor,
+            http = %config.http, admin = %config.admin, "started"
+        );
+        Ok(Self {
+            inbox: engine.inbox,
+            status: engine.status,
+            peers: engine.peers,
+            stop,
+            tasks,
+            replica_thread: engine.replica_thread,
+            replica_ended: Mutex::new(engine.replica_ended),
+        })
+    }
+
+    /// Waits until the node cannot go on.
+    pub async fn failed(&self) {
+        // Nothing is ever sent; the channel closes with the thread.
+        let _ = self.replica_ended.lock().await.recv().await;
+        tracing::error!("the replica thread has ended by itself");
+    }
+
+    /// Stops: answers what is under way, syncs what is appended, tells peers good-bye.
+    pub async fn stop(mut self) {
+        self.status.drain();
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+        // A full queue is being worked off; one that is closed needs no telling.
+        let _ = self.inbox.stop().await;
+        let thread = self.replica_thread;
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        if let Some(peers) = self.peers {
+            let _ = tokio::task::spawn_blocking(move || peers.shutdown()).await;
+        }
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(config: &Config, tls: Option<&Tls>) -> Result<Listeners, StartError> {
+    let tcp = |purpose, address| async move {
+        TcpListener::bind(address).await.map_err(|source| StartError::Listen { purpose, address, source })
+    };
+    let quic = match tls {
+        Some(tls) => Some(quic::bind(config.quic, tls.quic_server()?, config.limits.quic_streams)?),
+        None => None,
+    };
+    Ok(Listeners { http: tcp("HTTP", config.http).await?, admin: tcp("operators", config.admin).await?, quic })
+}
+
+fn serve(
+    tasks: &mut JoinSet<()>,
+    config: &Config,
+    tls: Option<&Tls>,
+    tokens: Option<&Tokens>,
+    listeners: Listeners,
+    engine: &Engine,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(), StartError> {
+    let app = Arc::new(App::new(Parts {
+        cluster: config.cluster.clone(),
+        region: config.region.clone(),
+        regions: config.regions.clone(),
+        views: Arc::clone(&engine.views),
+        inbox: engine.inbox.clone(),
+        status: Arc::clone(&engine.status),
+        waiting_reads: config.limits.waiting_reads,
+        scans: config.limits.scans,
+    }));
+    let metrics = Arc::new(Metrics::new(sources(config, tls, engine)));
+    let shared = Shared::new(app, Arc::clone(&metrics), config.limits);
+    let gate = |address: SocketAddr| Gate::at(address.ip(), tokens);
+    let serving = |name, router, tls| Serving {
+        name,
+        router,
+        tls,
+        limits: config.limits,
+        metrics: Arc::clone(&metrics),
+        grace: STOP_GRACE,
+    };
+    let https = tls.map(Tls::https_server).transpose()?.map(Arc::new);
+    let http = serving("http", api::router(&shared, gate(config.http), "http"), https);
+    tasks.spawn(http::serve(listeners.http, http, stopping.clone()));
+    let identity = admin::Identity { cluster: config.cluster.clone(), node: config.node.clone() };
+    let operators = serving("admin", admin::router(&shared, gate(config.admin), identity), None);
+    tasks.spawn(http::serve(listeners.admin, operators, stopping.clone()));
+    if let Some(endpoint) = listeners.quic {
+        tasks.spawn(quic::serve(endpoint, shared, gate(config.quic), stopping.clone(), STOP_GRACE));
+    }
+    Ok(())
+}
+
+/// What other parts know, for whoever reads the metrics.
+fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
+    let (commits, dir, peers) = (Arc::clone(&engine.commit_stats), config.data_dir.clone(), engine.peers.clone());
+    Sources {
+        status: Arc::clone(&engine.status),
+        store: Box::new(move || {
+            let bounds = SYNC_BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+            StoreReading {
+                rows: None,
+                disk_bytes: disk_bytes(&dir).ok(),
+                commits: bounds.zip(commits.buckets()).collect(),
+                commit_seconds: commits.sync_us() as f64 / 1e6,
+            }
+        }),
+        peer_faults: Box::new(move || {
+            let faults = peers.as_ref().map(PeerHandle::faults);
+            faults.iter().flat_map(FaultCounts::iter).map(|(fault, count)| (fault.as_str(), count)).collect()
+        }),
+        certificate_not_after_unix_s: tls.map(Tls::not_after_unix_s),
+    }
+}
+
+/// Bytes of every file under a directory.
+fn disk_bytes(dir: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+/// The tasks that keep the protocol going: time, and the roster.
+fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &watch::Receiver<bool>) {
+    let (inbox, mut stop) = (engine.inbox.clone(), stopping.clone());
+    tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(TICK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        while !*stop.borrow_and_update() {
+            ticks.tick().await;
+            inbox.tick();
+        }
+    });
+    let (inbox, member, actor, mut stop) = (engine.inbox.clone(), member_row(config), engine.actor, stopping.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = http::stopped(&mut stop) => {}
+            _ = roster::announce(&inbox, &member, actor) => {}
+        }
+    });
+    let follow = roster::follow(
+        Arc::clone(&engine.views),
+        engine.inbox.clone(),
+        engine.peers.clone(),
+        config.node.clone(),
+        engine.system_changes.clone(),
+    );
+    let mut stop = stopping.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = http::stopped(&mut stop) => {}
+            _ = follow => {}
+        }
+    });
+}
+
+fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+    let Some(paths) = &config.tls else { return Ok(None) };
+    let files = TlsFiles { ca: paths.ca.clone(), cert: paths.cert.clone(), key: paths.key.clone() };
+    let tls = Tls::load(&files)?;
+    let configured =
+        PeerIdentity { cluster: config.cluster.clone(), region: config.region.clone(), node: config.node.clone() };
+    tls.check_is(&configured, &files)?;
+    Ok(Some(tls))
+}
+
+fn store_config(config: &Config) -> StoreConfig {
+    StoreConfig {
+        dir: config.data_dir.clone(),
+        cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
+        sync: match config.sync {
+            Sync::Always => SyncMode::Always,
+            Sync::Interval(every) => SyncMode::Interval(every),
+        },
+        ..StoreConfig::default()
+    }
+}
+
+fn replica_config(config: &Config, found: bool) -> atoll_replication::Config {
+    atoll_replication::Config {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        region: config.region.clone(),
+        regions: config.regions.clone(),
+        seeds: config.seeds.len() as u32,
+        found,
+        limits: Limits::default(),
+    }
+}
+
+/// Starts everything below the listeners.
+fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engine, StartError> {
+    let clock = Clock::start();
+    let (inbox, events) = Inbox::new();
+    let synced = SyncedUpTo::default();
+    let opened = open_store(config, &inbox, &synced)?;
+    let Opened { mut store, recovered, views, commits } = opened;
+    let actor = ActorId::new(rand::random());
+    let replica = Replica::start(replica_config(config, found), actor, clock.now(), recovered, &mut store)?;
+    let status = Arc::new(NodeStatus::new(clock, snapshot(&replica, config, clock)));
+    let peers = match tls {
+        Some(tls) => Some(PeerHandle::start(peer_config(config, tls), inbox.clone())?),
+        None => None,
+    };
+    let (system_changes, changes) = watch::channel(0);
+    let (alive, replica_ended) = mpsc::channel(1);
+    let commit_stats = commits.stats();
+    let driver = Driver {
+        replica,
+        store,
+        commits,
+        synced,
+        peers: peers.clone(),
+        clock,
+        report: report(Arc::clone(&status), config.clone(), clock),
+        system_changes,
+        answers: HashMap::new(),
+        next_request: 0,
+        published: Position::default(),
+        reported_at: clock.instant(),
+        effects: Vec::new(),
+        alive,
+    };
+    let replica_thread = driver.spawn(events)?;
+    let system_changes = changes;
+    Ok(Engine { inbox, views, status, peers, commit_stats, system_changes, actor, replica_thread, replica_ended })
+}
+
+fn open_store(config: &Config, inbox: &Inbox, synced: &SyncedUpTo) -> Result<Opened, OpenError> {
+    let (synced, nudge) = (synced.clone(), inbox.clone());
+    NodeStore::open(
+        store_config(config),
+        move |position| {
+            synced.raise(position);
+            nudge.tick();
+        },
+        |failure| fail(&failure),
+    )
+}
+
+fn peer_config(config: &Config, tls: &Tls) -> PeerConfig {
+    PeerConfig {
+        listen: config.peer,
+        seeds: config.seeds.iter().map(ToString::to_string).collect(),
+        overrides: config.peers.iter().map(|(node, address)| (node.clone(), address.to_string())).collect(),
+        tls: tls.clone(),
+        limits: peer::Limits::default(),
+    }
+}
+
+/// What the driver tells everybody else, now and then.
+fn report(status: Arc<NodeStatus>, config: Config, clock: Clock) -> Report {
+    Box::new(move |replica, _| {
+        status.publish_freshness(replica.fresh_as_of(clock.instant()));
+        status.publish(snapshot(replica, &config, clock));
+    })
+}
+
+fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
+    let peers = replica.peers(clock.instant());
+    let others = config.regions.iter().filter(|region| **region != config.region);
+    Snapshot {
+        readiness: replica.readiness(),
+        actor: replica.actor(),
+        vector: replica.context().clone(),
+        founded_ms: replica.founded_ms(),
+        clock_skew_ms: (!peers.is_empty()).then(|| replica.clock_skew_ms()),
+        peers,
+        regions: others
+            .map(|region| RegionFreshness { region: region.clone(), as_of: replica.fresh_of_region(region) })
+            .collect(),
+        counts: replica.counts(),
+        parked_actors: replica.parked().len(),
+        pending_bytes: replica.pending_bytes(),
+        read_only: None,
+    }
+}
+
+/// What others are told of this node.
+fn member_row(config: &Config) -> MemberRow {
+    let or = |told: &Option<crate::config::HostPort>, own: SocketAddr| {
+        told.as_ref().map_or_else(|| own.to_string(), ToString::to_string)
+    };
+    MemberRow {
+        node: config.node.to_string(),
+        region: config.region.to_string(),
+        peer: or(&config.advertise.peer, config.peer),
+        http: or(&config.advertise.http, config.http),
+        quic: or(&config.advertise.quic, config.quic),
+        weight: config.weight,
+    }
+}

@@ -1,0 +1,96 @@
+//! What a checkpoint says of itself: the state that its rows stand at.
+
+use atoll_crdt::codec::{DecodeError, Reader, Writer};
+use atoll_crdt::{Dot, Hlc, VersionVector};
+use atoll_replication::{Clocks, Position, Recovered, Start};
+
+const VERSION: u8 = 1;
+
+/// The state after every entry up to a position.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Checkpoint {
+    /// The last entry that it contains.
+    pub(super) position: Position,
+    /// Clocks, starts, ceiling.
+    pub(super) state: Recovered,
+}
+
+impl Checkpoint {
+    /// Bytes with a version in front and a checksum behind.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.byte(VERSION);
+        out.number(self.position.0);
+        for vector in [&self.state.clocks.context, &self.state.clocks.cursor] {
+            vector.encode(&mut out);
+        }
+        out.number(self.state.ceiling.to_bits());
+        out.length(self.state.starts.len());
+        for start in &self.state.starts {
+            out.actor(start.actor);
+            out.number(start.ceiling.to_bits());
+            out.number(start.founded_ms);
+        }
+        let checksum = crc32fast::hash(out.as_bytes());
+        out.raw(&checksum.to_le_bytes());
+        out.into_bytes()
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (body, checksum) = bytes.split_last_chunk::<4>().ok_or(DecodeError::Truncated)?;
+        if crc32fast::hash(body).to_le_bytes() != *checksum {
+            return Err(DecodeError::Checksum);
+        }
+        let mut input = Reader::new(body);
+        match input.byte()? {
+            VERSION => {}
+            value => return Err(DecodeError::Unknown { what: "checkpoint version", value }),
+        }
+        let position = Position(input.number()?);
+        let clocks = Clocks { context: vector(&mut input)?, cursor: vector(&mut input)? };
+        let ceiling = Hlc::from_bits(input.number()?);
+        let count = input.length(10, body.len())?;
+        let mut starts = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (actor, ceiling) = (input.actor()?, Hlc::from_bits(input.number()?));
+            starts.push(Start { actor, ceiling, founded_ms: input.number()? });
+        }
+        input.finish()?;
+        Ok(Self { position, state: Recovered { clocks, starts, ceiling } })
+    }
+}
+
+/// Like [`VersionVector::decode`] without its bound on actors, which is for bytes from outside: what this node holds must
+/// never be too much to open again.
+fn vector(input: &mut Reader<'_>) -> Result<VersionVector, DecodeError> {
+    let count = input.length(9, usize::MAX)?;
+    (0..count).map(|_| input.dot()).collect::<Result<Vec<Dot>, _>>().map(|dots| dots.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_crdt::ActorId;
+
+    #[test]
+    fn a_checkpoint_reads_back_even_with_more_actors_than_a_peer_may_name() {
+        let actors = VersionVector::ACTORS_MAX as u64 + 1;
+        let all: VersionVector = (1..=actors).map(|n| Dot::new(ActorId::new(n), n)).collect();
+        let start = Start { actor: ActorId::new(5), ceiling: Hlc::at_ms(6), founded_ms: 7 };
+        let state = Recovered {
+            clocks: Clocks { context: all.clone(), cursor: VersionVector::new() },
+            starts: vec![start],
+            ceiling: Hlc::at_ms(9),
+        };
+        let bytes = Checkpoint { position: Position(3), state }.encode();
+        let back = Checkpoint::decode(&bytes).expect("reads back");
+        assert_eq!((back.position, back.state.ceiling), (Position(3), Hlc::at_ms(9)));
+        assert_eq!((back.state.clocks.context, back.state.starts), (all, vec![start]));
+        for at in [0, 1, 40, bytes.len() - 1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert_eq!(Checkpoint::decode(&damaged).err(), Some(DecodeError::Checksum));
+        }
+    }
+}

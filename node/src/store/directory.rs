@@ -1,0 +1,122 @@
+//! The data directory: its lock, its format, its parts.
+//!
+//! ```text
+//! LOCK      held by the process that has it open
+//! FORMAT    the version of everything here, as text
+//! journal/  segments
+//! rows/     the row engine
+//! ```
+//!
+//! **What always holds.** D1: two processes never have it open at once; the lock goes with the last part that is still
+//! open. D2: nothing is read or written before the format was found known.
+
+use super::error::OpenError;
+use super::segment::sync_directory;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+const FORMAT: u32 = 1;
+
+/// An open data directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens a data directory, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        create(path)?;
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(OpenError::io(&lock_path))?;
+        // D1
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { dir: path.into() }),
+            Err(TryLockError::Error(source)) => return Err(OpenError::Io { path: lock_path, source }),
+        }
+        let directory = Self { path: path.into(), _lock: lock };
+        directory.check_format()?;
+        create(&directory.journal())?;
+        sync_directory(path).map_err(OpenError::io(path))?;
+        Ok(directory)
+    }
+
+    /// D2
+    fn check_format(&self) -> Result<(), OpenError> {
+        let path = self.path.join("FORMAT");
+        match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim() == FORMAT.to_string() => Ok(()),
+            Ok(text) => {
+                let found = text.trim().chars().take(32).collect();
+                Err(OpenError::Format { path, found, known: FORMAT })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write_format(&path),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), OpenError> {
+        if self.journal().exists() {
+            return Err(OpenError::Format { path: path.into(), found: "none".into(), known: FORMAT });
+        }
+        let new = path.with_extension("tmp");
+        let write = || {
+            let mut file = File::create(&new)?;
+            writeln!(file, "{FORMAT}")?;
+            file.sync_all()?;
+            std::fs::rename(&new, path)?;
+            sync_directory(&self.path)
+        };
+        write().map_err(OpenError::io(path))
+    }
+
+    /// Where segments lie.
+    pub(super) fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// Where the row engine keeps its files.
+    pub(super) fn rows(&self) -> PathBuf {
+        self.path.join("rows")
+    }
+}
+
+/// Readable by its owner alone: it holds everybody's data.
+fn create(path: &Path) -> Result<(), OpenError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(OpenError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_second_open_is_refused_until_the_first_ends() {
+        let parent = tempfile::tempdir().expect("temporary directory");
+        let path = parent.path().join("a/b");
+        let first = Directory::open(&path).expect("opened");
+        let mode = std::fs::metadata(&path).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(matches!(Directory::open(&path), Err(OpenError::InUse { dir }) if dir == path));
+        drop(first);
+        Directory::open(&path).expect("opened again");
+    }
+
+    #[test]
+    fn another_format_is_refused_and_left_alone() {
+        let parent = tempfile::tempdir().expect("temporary directory");
+        drop(Directory::open(parent.path()).expect("opened"));
+        std::fs::write(parent.path().join("FORMAT"), "2\n").expect("written");
+        let error = Directory::open(parent.path()).expect_err("unknown format");
+        assert!(error.to_string().contains("has format 2, and this program knows format 1"), "{error}");
+        std::fs::remove_file(parent.path().join("FORMAT")).expect("removed");
+        let error = Directory::open(parent.path()).expect_err("data without a format");
+        assert!(matches!(error, OpenError::Format { found, .. } if found == "none"));
+    }
+}

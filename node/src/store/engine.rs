@@ -1,0 +1,221 @@
+//! The row engine: rows, counts and the checkpoint they stand at, in fjall.
+//!
+//! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts. E2: every
+//! value begins with a checksum over its key and itself, so that a value that is damaged, or under another's key, is an
+//! error and never an answer. E3: `clear()`, FIFO compaction and separated values are not used: each has broken a
+//! database of that engine.
+//!
+//! **Why its own log stays on.** A batch of a checkpoint is atomic across keyspaces by that log alone. It costs each row a
+//! second sequential write, a checkpoint at a time; the journal has made it durable long before.
+
+use super::checkpoint::Checkpoint;
+use super::directory::Directory;
+use super::error::OpenError;
+use super::layer::Layer;
+use atoll_crdt::codec::{Reader, Writer};
+use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The engine's own log; below this it accepts no bound.
+const LOG_BYTES_MAX: u64 = 128 << 20;
+/// The engine's own memtable: a checkpoint is in memory once more until it is a table.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+const STATE_KEY: &[u8] = b"state";
+const CHECKSUM_BYTES: usize = 4;
+
+/// The engine. Its directory stays locked as long as it lives.
+pub(super) struct Engine {
+    database: Database,
+    rows: Keyspace,
+    counts: Keyspace,
+    meta: Keyspace,
+    _directory: Arc<Directory>,
+}
+
+impl Engine {
+    /// Opens it, or makes it; gives the checkpoint it stands at.
+    pub(super) fn open(directory: &Arc<Directory>, cache_bytes: usize) -> Result<(Self, Checkpoint), OpenError> {
+        let path = directory.rows();
+        let open = || {
+            let database =
+                Database::builder(&path).cache_size(cache_bytes as u64).max_journaling_size(LOG_BYTES_MAX).open()?;
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            let rows = database.keyspace("rows", options)?;
+            let counts = database.keyspace("counts", options)?;
+            let meta = database.keyspace("meta", options)?;
+            Ok(Self { database, rows, counts, meta, _directory: Arc::clone(directory) })
+        };
+        let engine = open().map_err(|source| OpenError::Rows { path: path.clone(), source })?;
+        let checkpoint = engine.checkpoint(&path)?;
+        Ok((engine, checkpoint))
+    }
+
+    fn checkpoint(&self, path: &Path) -> Result<Checkpoint, OpenError> {
+        let stored = self.meta.get(STATE_KEY).map_err(|source| OpenError::Rows { path: path.into(), source })?;
+        let Some(stored) = stored else { return Ok(Checkpoint::default()) };
+        Checkpoint::decode(&stored)
+            .map_err(|error| OpenError::RowsDamaged { path: path.into(), what: format!("its checkpoint: {error}") })
+    }
+
+    /// Writes what changed since the last checkpoint, all or nothing, and syncs it. E1
+    pub(super) fn write(&self, layer: &Layer, checkpoint: &Checkpoint) -> Result<(), fjall::Error> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let mut out = Writer::new();
+        for (key, row) in &layer.rows {
+            if row.is_empty() {
+                batch.remove(&self.rows, key.as_bytes());
+            } else {
+                let mut bytes = out.into_bytes();
+                bytes.clear();
+                bytes.resize(CHECKSUM_BYTES, 0);
+                out = Writer::appending(bytes);
+                row.encode(&mut out);
+                let mut bytes = out.into_bytes();
+                seal(key.as_bytes(), &mut bytes);
+                batch.insert(&self.rows, key.as_bytes(), bytes.as_slice());
+                out = Writer::appending(bytes);
+            }
+        }
+        for (collection, count) in &layer.counts {
+            if *count == 0 {
+                batch.remove(&self.counts, collection.as_bytes());
+            } else {
+                let mut bytes = vec![0; CHECKSUM_BYTES];
+                bytes.extend_from_slice(&count.to_le_bytes());
+                seal(collection.as_bytes(), &mut bytes);
+                batch.insert(&self.counts, collection.as_bytes(), bytes);
+            }
+        }
+        batch.insert(&self.meta, STATE_KEY, checkpoint.encode());
+        batch.commit()
+    }
+
+    /// The rows as they are now, whatever is written later.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.database.snapshot()
+    }
+
+    /// One row of a snapshot.
+    pub(super) fn row(&self, snapshot: &Snapshot, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        let stored = snapshot.get(&self.rows, key.as_bytes()).map_err(|error| failed(&error))?;
+        stored.map(|stored| decode_row(key.as_bytes(), &stored)).transpose()
+    }
+
+    /// The count of a collection in a snapshot.
+    pub(super) fn count(&self, snapshot: &Snapshot, collection: &CollectionKey) -> Result<u64, ReadError> {
+        let stored = snapshot.get(&self.counts, collection.as_bytes()).map_err(|error| failed(&error))?;
+        let Some(stored) = stored else { return Ok(0) };
+        let body = open(collection.as_bytes(), &stored)?;
+        let count = body.try_into().map_err(|_| damaged(collection.as_bytes(), "a count of another length"))?;
+        Ok(u64::from_le_bytes(count))
+    }
+
+    /// Rows of a snapshot from `from` on, in order.
+    pub(super) fn rows_from(&self, snapshot: &Snapshot, from: &[u8]) -> StoredRows {
+        let range = (Bound::Included(from), Bound::Unbounded);
+        StoredRows { rows: snapshot.range::<&[u8], _>(&self.rows, range) }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("rows", &self.rows.approximate_len()).finish_non_exhaustive()
+    }
+}
+
+/// A row as it is stored, decoded only if it is wanted.
+pub(super) struct StoredRow {
+    key: fjall::Slice,
+    value: fjall::Slice,
+}
+
+impl StoredRow {
+    /// The bytes of its key.
+    pub(super) fn key_bytes(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Key and row.
+    pub(super) fn decode(&self) -> Result<(RowKey, Arc<Row>), ReadError> {
+        let key = RowKey::parse(&self.key).map_err(|error| damaged(&self.key, &error.to_string()))?;
+        Ok((key, decode_row(&self.key, &self.value)?))
+    }
+}
+
+/// Rows of a snapshot, in order.
+pub(super) struct StoredRows {
+    rows: fjall::Iter,
+}
+
+impl Iterator for StoredRows {
+    type Item = Result<StoredRow, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let guard = self.rows.next()?;
+        Some(guard.into_inner().map(|(key, value)| StoredRow { key, value }).map_err(|error| failed(&error)))
+    }
+}
+
+/// Fills in the checksum of a value that follows its place. E2
+fn seal(key: &[u8], bytes: &mut [u8]) {
+    let checksum = checksum(key, &bytes[CHECKSUM_BYTES..]);
+    bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// The value behind its checksum. E2
+fn open<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
+    let found = stored.split_first_chunk::<CHECKSUM_BYTES>();
+    let valid = found.filter(|(found, body)| **found == checksum(key, body).to_le_bytes());
+    valid.map(|(_, body)| body).ok_or_else(|| damaged(key, "its checksum does not match"))
+}
+
+fn decode_row(key: &[u8], stored: &[u8]) -> Result<Arc<Row>, ReadError> {
+    let mut input = Reader::new(open(key, stored)?);
+    let row = Row::decode(&mut input).map_err(|error| damaged(key, &error.to_string()))?;
+    input.finish().map_err(|error| damaged(key, &error.to_string()))?;
+    Ok(Arc::new(row))
+}
+
+fn damaged(key: &[u8], what: &str) -> ReadError {
+    ReadError(format!("the stored row {} is damaged: {what}", key.escape_ascii()))
+}
+
+fn failed(error: &fjall::Error) -> ReadError {
+    ReadError(format!("the row engine: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_crdt::{ActorId, DataType, Dot, Payload};
+
+    #[test]
+    fn a_value_that_changed_or_lies_under_another_key_is_an_error() {
+        let set = CollectionKey::new("shop", DataType::Set, "s").expect("a key");
+        let (key, other) = (set.member("a").expect("a key"), set.member("b").expect("a key"));
+        let mut row = Row::empty();
+        row.put(Dot::new(ActorId::new(1), 1), Payload::Member);
+        let mut out = Writer::appending(vec![0; CHECKSUM_BYTES]);
+        row.encode(&mut out);
+        let mut bytes = out.into_bytes();
+        seal(key.as_bytes(), &mut bytes);
+        assert_eq!(decode_row(key.as_bytes(), &bytes), Ok(Arc::new(row)));
+        assert!(decode_row(other.as_bytes(), &bytes).is_err());
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(decode_row(key.as_bytes(), &damaged).is_err(), "byte {at}");
+        }
+        assert!(decode_row(key.as_bytes(), &bytes[..3]).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! Rows in layers: what changed since the last checkpoint, what a running checkpoint is writing, and the row engine.
+//!
+//! **What always holds.** A1: the newest layer that mentions a row decides. A2: layers together are one state, whatever a
+//! checkpoint does meanwhile: the engine is read in a snapshot of the same generation as the layers above it. A3: a copy
+//! costs a few reference counts, whatever the number of rows.
+
+use super::cache::RowCache;
+use super::engine::{Engine, StoredRow, StoredRows};
+use super::layer::Layer;
+use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
+use fjall::Snapshot;
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// The row engine at one generation.
+pub(super) struct Base {
+    pub(super) engine: Arc<Engine>,
+    pub(super) cache: Arc<RowCache>,
+    pub(super) snapshot: Snapshot,
+    pub(super) generation: u64,
+}
+
+impl Base {
+    fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        if let Some(known) = self.cache.get(key, self.generation) {
+            return Ok(known);
+        }
+        let row = self.engine.row(&self.snapshot, key)?;
+        self.cache.put(key, self.generation, row.as_ref());
+        Ok(row)
+    }
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// All synced rows.
+#[derive(Debug, Clone)]
+pub(super) struct Layers {
+    /// Changed since the last checkpoint began.
+    pub(super) memtable: Layer,
+    /// What a running checkpoint writes.
+    pub(super) frozen: Option<Arc<Layer>>,
+    /// Up to the last checkpoint that ended.
+    pub(super) base: Arc<Base>,
+}
+
+impl Layers {
+    /// One row; an empty one is none.
+    pub(super) fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
+        match self.memtable.rows.get(key).or_else(frozen) {
+            Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None => self.base.row(key),
+        }
+    }
+
+    /// How many rows of a collection hold something.
+    pub(super) fn count(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        let frozen = || self.frozen.as_ref().and_then(|layer| layer.counts.get(collection));
+        match self.memtable.counts.get(collection).or_else(frozen) {
+            Some(count) => Ok(*count),
+            None => self.base.engine.count(&self.base.snapshot, collection),
+        }
+    }
+
+    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`]. `above` are rows of a layer above these.
+    pub(super) fn visit<'a>(
+        &'a self,
+        above: Option<MemoryRows<'a>>,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        let from = prefix.max(from);
+        let mut memory: Vec<Peekable<MemoryRows<'a>>> = Vec::with_capacity(3);
+        memory.extend(above.map(Iterator::peekable));
+        memory.push(rows_from(&self.memtable, from).peekable());
+        memory.extend(self.frozen.as_ref().map(|layer| rows_from(layer, from).peekable()));
+        let stored = Stored::begin(self.base.engine.rows_from(&self.base.snapshot, from))?;
+        merge(memory, stored, prefix, visitor)
+    }
+}
+
+/// Rows of a layer in memory, in order.
+pub(super) type MemoryRows<'a> = Box<dyn Iterator<Item = (&'a RowKey, &'a Arc<Row>)> + 'a>;
+
+fn rows_from<'a>(layer: &'a Layer, from: &[u8]) -> MemoryRows<'a> {
+    Box::new(layer.rows.range::<_, [u8]>((Bound::Included(from), Bound::Unbounded)))
+}
+
+/// The engine's rows with the next one at hand.
+struct Stored {
+    rows: StoredRows,
+    head: Option<StoredRow>,
+}
+
+impl Stored {
+    fn begin(rows: StoredRows) -> Result<Self, ReadError> {
+        let mut stored = Self { rows, head: None };
+        stored.advance()?;
+        Ok(stored)
+    }
+
+    fn advance(&mut self) -> Result<(), ReadError> {
+        self.head = self.rows.next().transpose()?;
+        Ok(())
+    }
+}
+
+/// Visits what the layers together hold; `memory` begins with the newest. A1
+fn merge(
+    mut memory: Vec<Peekable<MemoryRows<'_>>>,
+    mut stored: Stored,
+    prefix: &[u8],
+    visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+) -> Result<(), ReadError> {
+    loop {
+        let mut next: Option<(&RowKey, &Arc<Row>)> = None;
+        for layer in &mut memory {
+            if let Some((key, row)) = layer.peek().copied()
+                && next.is_none_or(|(least, _)| key < least)
+            {
+                next = Some((key, row));
+            }
+        }
+        let stored_key = stored.head.as_ref().map(StoredRow::key_bytes);
+        let is_stored = match (next, stored_key) {
+            (Some((key, _)), Some(stored_key)) => stored_key < key.as_bytes(),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if is_stored {
+            let Some(head) = stored.head.take() else { return Ok(()) };
+            if !head.key_bytes().starts_with(prefix) {
+                return Ok(());
+            }
+            let (key, row) = head.decode()?;
+            if !visitor(&key, &row) {
+                return Ok(());
+            }
+            stored.advance()?;
+            continue;
+        }
+        let Some((key, row)) = next else { return Ok(()) };
+        if !key.as_bytes().starts_with(prefix) || (!row.is_empty() && !visitor(key, row)) {
+            return Ok(());
+        }
+        for layer in &mut memory {
+            layer.next_if(|(other, _)| *other == key);
+        }
+        if stored_key.is_some_and(|stored_key| stored_key == key.as_bytes()) {
+            stored.advance()?;
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The store of a node: what the replica thread owns, and what it hands to readers and to the disk.
+
+use super::StoreConfig;
+use super::cache::RowCache;
+use super::commit::{CommitQueue, Committer, Durable};
+use super::directory::Directory;
+use super::engine::Engine;
+use super::error::{FailureHandler, OpenError, StoreFailure};
+use super::flush::Flusher;
+use super::group::Group;
+use super::journal::Journal;
+use super::layers::Base;
+use super::preparer::Preparer;
+use super::replay::{Replayed, replay};
+use super::state::{CheckpointRule, State};
+use super::view::Views;
+use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource};
+use atoll_replication::{Entry, Position, RecordBytes, Recovered, RowChanges, Store};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bytes of a segment: offsets in it are stored in 32 bits.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// What opening gives.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the replica thread.
+    pub store: NodeStore,
+    /// What the replica starts from.
+    pub recovered: Recovered,
+    /// For readers.
+    pub views: Arc<Views>,
+    /// For what the replica thread appended.
+    pub commits: CommitQueue,
+}
+
+/// What publishing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Published {
+    /// A row whose namespace begins with `_`.
+    pub changed_system: bool,
+}
+
+/// Sizes that any thread may read, as of the last publish.
+#[derive(Debug, Default)]
+pub struct StoreStats {
+    memtable_bytes: AtomicU64,
+    tail_bytes: AtomicU64,
+    row_cache_bytes: AtomicU64,
+    checkpoint: AtomicU64,
+    position: AtomicU64,
+    cut_bytes: AtomicU64,
+}
+
+/// The volatile state, owned by the replica thread.
+#[derive(Debug)]
+pub struct NodeStore {
+    journal: Journal,
+    state: State,
+    views: Arc<Views>,
+    stats: Arc<StoreStats>,
+    on_failure: FailureHandler,
+}
+
+impl NodeStore {
+    /// Opens a data directory, or makes one.
+    ///
+    /// `on_synced` is called by the commit thread with every position that has become durable. It must not wait for the
+    /// replica thread: that may at this moment be waiting for the commit thread. `on_failure` is called once, by any
+    /// thread, when the process must end.
+    ///
+    /// # Errors
+    /// Another process has it open, it is of another version, or it is damaged; see [`OpenError`].
+    pub fn open(
+        mut config: StoreConfig,
+        on_synced: impl Fn(Position) + Send + 'static,
+        on_failure: impl Fn(StoreFailure) + Send + 'static,
+    ) -> Result<Opened, OpenError> {
+        config.segment_bytes = config.segment_bytes.min(SEGMENT_BYTES_MAX);
+        let on_failure = FailureHandler::new(on_failure);
+        let directory = Arc::new(Directory::open(&config.dir)?);
+        let (engine, checkpoint) = Engine::open(&directory, config.cache_bytes / 2)?;
+        let (engine, cache) = (Arc::new(engine), Arc::new(RowCache::new(config.cache_bytes / 2)));
+        // What is read while opening is synced before it is read.
+        let durable = Arc::new(Durable::new(Position(u64::MAX)));
+        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&cache), Arc::clone(&durable), on_failure.clone());
+        let flusher = flusher.map_err(OpenError::io(&config.dir))?;
+        let snapshot = engine.snapshot();
+        let base = Arc::new(Base { engine, cache, snapshot, generation: 0 });
+        let rule = CheckpointRule { memtable_bytes: config.memtable_bytes, every: config.checkpoint_every };
+        let mut state = State::new(base, checkpoint, flusher, rule);
+        let replayed = replay(&directory.journal(), &config, &mut state)?;
+        durable.advance(replayed.last);
+        Self::start(&config, &directory, state, replayed, durable, on_synced, on_failure)
+    }
+
+    fn start(
+        config: &StoreConfig,
+        directory: &Arc<Directory>,
+        mut state: State,
+        replayed: Replayed,
+        durable: Arc<Durable>,
+        on_synced: impl Fn(Position) + Send + 'static,
+        on_failure: FailureHandler,
+    ) -> Result<Opened, OpenError> {
+        let path = directory.journal();
+        let preparer = Preparer::start(&path, config.segment_bytes).map_err(OpenError::io(&path))?;
+        let committer = Committer {
+            mode: config.sync,
+            segment: replayed.segment,
+            file: replayed.file,
+            preparer,
+            durable,
+            on_synced,
+            on_failure: on_failure.clone(),
+            written: replayed.last,
+            synced: replayed.last,
+            _directory: Arc::clone(directory),
+        };
+        let commits = committer.start().map_err(OpenError::io(&path))?;
+        let views = Arc::new(Views::new(Arc::new(state.view())));
+        let stats = Arc::new(StoreStats::default());
+        stats.cut_bytes.store(replayed.cut_bytes, Relaxed);
+        let recovered = state.synced().state.clone();
+        let store = Self { journal: replayed.journal, state, views: Arc::clone(&views), stats, on_failure };
+        store.count();
+        Ok(Opened { store, recovered, views, commits })
+    }
+
+    /// The bytes of what was appended since this was last called, for [`CommitQueue::submit`].
+    pub fn take_group(&mut self) -> Option<Group> {
+        self.journal.take_group()
+    }
+
+    /// Shows readers everything up to `synced`, which was reported, and wakes those who waited for it. Blocks only while
+    /// the memtable is twice its size and a checkpoint is still being written.
+    pub fn publish(&mut self, synced: Position) -> Published {
+        let settled = self.state.settle(synced);
+        self.journal.written(synced);
+        let garbage = self.state.drive_checkpoints();
+        if settled.any || garbage.is_some() {
+            let before = self.views.publish(Arc::new(self.state.view()));
+            if let Some(frozen) = garbage {
+                self.state.free(frozen, before);
+            }
+            self.count();
+        }
+        Published { changed_system: settled.system }
+    }
+
+    /// Writes everything published to the row engine and waits for it, so that the next start has nothing to replay. For
+    /// the end of a process; one that ends without it loses nothing.
+    pub fn checkpoint(&mut self) {
+        self.state.checkpoint();
+        self.views.publish(Arc::new(self.state.view()));
+        self.count();
+    }
+
+    /// The position of the last entry appended.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.journal.last()
+    }
+
+    /// Sizes, for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Arc<StoreStats> {
+        Arc::clone(&self.stats)
+    }
+
+    fn count(&self) {
+        let stats = &self.stats;
+        stats.memtable_bytes.store(self.state.memtable_bytes() as u64, Relaxed);
+        stats.tail_bytes.store(self.journal.tail_bytes() as u64, Relaxed);
+        stats.row_cache_bytes.store(self.state.base().cache.bytes(), Relaxed);
+        stats.checkpoint.store(self.state.base().generation, Relaxed);
+        stats.position.store(self.state.synced().position.0, Relaxed);
+    }
+}
+
+impl Drop for NodeStore {
+    fn drop(&mut self) {
+        self.views.stop();
+    }
+}
+
+impl StoreStats {
+    /// Bytes of rows in memory that the row engine does not have.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> u64 {
+        self.memtable_bytes.load(Relaxed)
+    }
+
+    /// Bytes of records kept in memory for peers.
+    #[must_use]
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail_bytes.load(Relaxed)
+    }
+
+    /// Bytes of the hot row cache.
+    #[must_use]
+    pub fn row_cache_bytes(&self) -> u64 {
+        self.row_cache_bytes.load(Relaxed)
+    }
+
+    /// Checkpoints written since the process began.
+    #[must_use]
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoint.load(Relaxed)
+    }
+
+    /// The last journal position that readers see.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position.load(Relaxed)
+    }
+
+    /// Bytes of an unfinished write that were cut off when the store was opened.
+    #[must_use]
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes.load(Relaxed)
+    }
+}
+
+impl RowSource for NodeStore {
+    fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        self.state.row(key)
+    }
+
+    fn visit(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        self.state.visit(prefix, from, visitor)
+    }
+
+    fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        self.state.live_rows(collection)
+    }
+}
+
+impl Store for NodeStore {
+    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
+        let position = self.journal.append(&entry);
+        if let Err(error) = self.state.absorb(position, entry, rows) {
+            // The rows it changes were read a moment ago; now the counts of their sets cannot be.
+            self.on_failure.tell(StoreFailure::Read(error));
+        }
+        position
+    }
+
+    fn log(&self, actor: ActorId, from: u64, bytes_max: usize) -> Result<Vec<RecordBytes>, ReadError> {
+        self.journal.log(actor, from, bytes_max)
+    }
+
+    fn log_start(&self, actor: ActorId) -> Option<u64> {
+        self.journal.log_start(actor)
+    }
+}

@@ -1,0 +1,267 @@
+//! Rows and clocks at their three stages: appended, synced, in the row engine.
+//!
+//! **How it goes.** An entry is *absorbed* when it is appended: its rows lie in the overlay, which only the replica
+//! reads. When it is synced it *settles*: its rows move into the memtable, and its clocks into the synced state. When
+//! the memtable is large or old it is *frozen* and written to the engine as one checkpoint, with that synced state.
+//!
+//! **What always holds.** S1: the synced state and the memtable are those of one position, so a checkpoint is a state.
+//! S2: the overlay holds the newest row of each key that an unsynced entry changed, and nothing else. S3: the count of a
+//! set changes with the row that changes it, through all stages. S4: the rows in memory are bounded: one that would
+//! make the memtable twice its size waits for the running checkpoint.
+
+use super::checkpoint::Checkpoint;
+use super::flush::{Flusher, Garbage};
+use super::layer::Layer;
+use super::layers::{Base, Layers};
+use super::view::View;
+use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_replication::{Entry, Position, RowChanges};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a wait for a running checkpoint lasts before it is said in the log.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// What is appended and not synced. S2
+#[derive(Debug, Default)]
+struct Overlay {
+    rows: BTreeMap<RowKey, (Position, Arc<Row>)>,
+    counts: BTreeMap<CollectionKey, (Position, u64)>,
+    entries: VecDeque<Unsynced>,
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    position: Position,
+    entry: Entry,
+    rows: RowChanges,
+    counts: Vec<(CollectionKey, u64)>,
+}
+
+/// What settling changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Settled {
+    /// Anything.
+    pub(super) any: bool,
+    /// A row of a namespace that begins with `_`.
+    pub(super) system: bool,
+}
+
+/// When to write a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckpointRule {
+    /// When the memtable is this large.
+    pub(super) memtable_bytes: usize,
+    /// When its oldest change is this old.
+    pub(super) every: Duration,
+}
+
+/// Rows and clocks.
+#[derive(Debug)]
+pub(super) struct State {
+    overlay: Overlay,
+    layers: Layers,
+    /// What has settled. S1
+    synced: Checkpoint,
+    /// Its context, as views share it; `None` when it has moved since.
+    context: Option<Arc<VersionVector>>,
+    /// When the memtable's oldest change settled.
+    changed_at: Option<Instant>,
+    flusher: Flusher,
+    rule: CheckpointRule,
+}
+
+impl State {
+    /// The state at a checkpoint, which the engine of `base` holds.
+    pub(super) fn new(base: Arc<Base>, synced: Checkpoint, flusher: Flusher, rule: CheckpointRule) -> Self {
+        let layers = Layers { memtable: Layer::default(), frozen: None, base };
+        Self { overlay: Overlay::default(), layers, synced, context: None, changed_at: None, flusher, rule }
+    }
+
+    /// The state after every synced entry.
+    pub(super) fn synced(&self) -> &Checkpoint {
+        &self.synced
+    }
+
+    /// Takes in an appended entry.
+    ///
+    /// # Errors
+    /// The storage failed: the process must end.
+    pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
+        let counts = self.counts_after(&rows)?;
+        for (key, row) in &rows {
+            self.overlay.rows.insert(key.clone(), (position, Arc::clone(row)));
+        }
+        for (collection, count) in &counts {
+            self.overlay.counts.insert(collection.clone(), (position, *count));
+        }
+        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts });
+        Ok(())
+    }
+
+    /// The counts of sets as these rows will leave them. S3
+    fn counts_after(&self, rows: &RowChanges) -> Result<Vec<(CollectionKey, u64)>, ReadError> {
+        // Rows are in order, and those of one collection lie together.
+        let mut changes: Vec<(CollectionKey, i64)> = Vec::new();
+        for (key, row) in rows {
+            let collection = key.collection();
+            if collection.data_type() != DataType::Set {
+                continue;
+            }
+            let change = i64::from(!row.is_empty()) - i64::from(self.row(key)?.is_some());
+            match changes.last_mut() {
+                Some((last, total)) if *last == collection => *total += change,
+                _ => changes.push((collection, change)),
+            }
+        }
+        changes.retain(|(_, change)| *change != 0);
+        let counts = changes.into_iter().map(|(collection, change)| {
+            let before = self.live_rows(&collection)?;
+            debug_assert!(before.checked_add_signed(change).is_some(), "S3: a set has no fewer members than none");
+            Ok((collection, before.saturating_add_signed(change)))
+        });
+        counts.collect()
+    }
+
+    /// Everything up to `position` is synced.
+    pub(super) fn settle(&mut self, position: Position) -> Settled {
+        let mut settled = Settled::default();
+        while self.overlay.entries.front().is_some_and(|unsynced| unsynced.position <= position) {
+            let Some(unsynced) = self.overlay.entries.pop_front() else { break };
+            settled.any = true;
+            if matches!(unsynced.entry, Entry::Record(_)) {
+                self.context = None;
+            }
+            self.synced.state.replay(&unsynced.entry);
+            self.synced.position = unsynced.position;
+            self.settle_rows(unsynced, &mut settled);
+        }
+        if !self.layers.memtable.is_empty() {
+            self.changed_at.get_or_insert_with(Instant::now);
+        }
+        settled
+    }
+
+    fn settle_rows(&mut self, unsynced: Unsynced, settled: &mut Settled) {
+        for (key, row) in unsynced.rows {
+            settled.system |= key.as_bytes().first() == Some(&b'_');
+            // S2: a later entry may have changed it again.
+            if self.overlay.rows.get(&key).is_some_and(|(at, _)| *at == unsynced.position) {
+                self.overlay.rows.remove(&key);
+            }
+            self.layers.memtable.put(key, row);
+        }
+        for (collection, count) in unsynced.counts {
+            if self.overlay.counts.get(&collection).is_some_and(|(at, _)| *at == unsynced.position) {
+                self.overlay.counts.remove(&collection);
+            }
+            self.layers.memtable.put_count(collection, count);
+        }
+    }
+
+    /// Picks up a checkpoint that has ended, and begins one that is due. Gives what became garbage by it, if the view must
+    /// change.
+    pub(super) fn drive_checkpoints(&mut self) -> Option<Arc<Layer>> {
+        let mut ended = self.flusher.ended();
+        let bytes = self.layers.memtable.bytes();
+        if ended.is_none() && self.flusher.is_running() && bytes >= self.rule.memtable_bytes.saturating_mul(2) {
+            ended = self.wait_for_checkpoint();
+        }
+        let garbage = ended.and_then(|base| self.switch_to(base));
+        let old = self.changed_at.is_some_and(|at| at.elapsed() >= self.rule.every);
+        if bytes >= self.rule.memtable_bytes || old {
+            self.begin_checkpoint();
+        }
+        garbage
+    }
+
+    /// S4
+    fn wait_for_checkpoint(&mut self) -> Option<Arc<Base>> {
+        loop {
+            let base = self.flusher.wait(LONG_WAIT);
+            if base.is_some() || !self.flusher.is_running() {
+                return base;
+            }
+            tracing::warn!("writes wait for a checkpoint: the disk does not keep up");
+        }
+    }
+
+    /// Views may read from the engine what was frozen.
+    fn switch_to(&mut self, base: Arc<Base>) -> Option<Arc<Layer>> {
+        self.layers.base = base;
+        self.layers.frozen.take()
+    }
+
+    /// Hands the memtable to the flush thread.
+    fn begin_checkpoint(&mut self) {
+        // What is frozen is in no other place until its checkpoint has ended, also if that failed.
+        if self.layers.memtable.is_empty() || self.layers.frozen.is_some() {
+            return;
+        }
+        let frozen = Arc::new(std::mem::take(&mut self.layers.memtable));
+        self.changed_at = None;
+        self.layers.frozen = Some(Arc::clone(&frozen));
+        self.flusher.begin(frozen, self.synced.clone());
+    }
+
+    /// Writes everything that has settled, and waits for it.
+    pub(super) fn checkpoint(&mut self) {
+        // One may be running; what has settled since needs another.
+        for _ in 0..2 {
+            if let Some(base) = self.wait_for_checkpoint() {
+                self.switch_to(base);
+            }
+            self.begin_checkpoint();
+        }
+    }
+
+    /// What readers may see now.
+    pub(super) fn view(&mut self) -> View {
+        let context = self.context.get_or_insert_with(|| Arc::new(self.synced.state.clocks.context.clone()));
+        View::new(self.layers.clone(), Arc::clone(context), self.synced.position)
+    }
+
+    /// Has something freed by another thread.
+    pub(super) fn free(&self, frozen: Arc<Layer>, view: Arc<View>) {
+        self.flusher.free(Garbage { _frozen: Some(frozen), _view: view });
+    }
+
+    /// Bytes of rows in memory that the engine does not have.
+    pub(super) fn memtable_bytes(&self) -> usize {
+        self.layers.memtable.bytes() + self.layers.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
+    }
+
+    /// The engine as it is read now.
+    pub(super) fn base(&self) -> &Base {
+        &self.layers.base
+    }
+}
+
+impl RowSource for State {
+    fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        match self.overlay.rows.get(key) {
+            Some((_, row)) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None => self.layers.row(key),
+        }
+    }
+
+    fn visit(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        let range = (Bound::Included(prefix.max(from)), Bound::Unbounded);
+        let unsynced = self.overlay.rows.range::<[u8], _>(range).map(|(key, (_, row))| (key, row));
+        self.layers.visit(Some(Box::new(unsynced)), prefix, from, visitor)
+    }
+
+    fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        match self.overlay.counts.get(collection) {
+            Some((_, count)) => Ok(*count),
+            None => self.layers.count(collection),
+        }
+    }
+}
