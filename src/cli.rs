@@ -1,0 +1,562 @@
+//! What may be typed.
+//!
+//! Every client option is also a variable, `ATOLL_` and its name in capitals. Commands that the
+//! contract reserves and this version does not have are not listed, but known: they are answered
+//! as such rather than as a mistake.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use atoll_client::api::{Consistency, DataType, Key, Namespace, Rejection, WriteLevel, limits, parse_duration};
+use atoll_client::{Context, Endpoint};
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Commands of the contract that a later version brings.
+const RESERVED: &[&str] =
+    &["backup", "compare", "doc", "doctor", "edge", "member", "policy", "restore", "route", "verify", "watch"];
+
+/// Commands that ask no node for anything, for which client options mean nothing.
+const LOCAL: &[&str] = &["demo", "load", "pki", "serve"];
+
+/// A multi-region CRDT data service: local writes in every region, convergence by anti-entropy
+/// over QUIC.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, disable_help_subcommand = true, color = clap::ColorChoice::Never)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Answer in JSON, for programs
+    #[arg(long, global = true, action = ArgAction::SetTrue, env = "ATOLL_JSON", value_parser = json_or_not(), hide_env_values = true)]
+    pub(crate) json: Json,
+
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Whether, and where, JSON is wanted. One option of this name is a switch everywhere, and takes a
+/// file after `load run`; of two options of one name, both must be of one type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Json {
+    /// It is not.
+    No,
+    /// On standard output.
+    Yes,
+    /// In a file.
+    File(PathBuf),
+}
+
+fn json_or_not() -> impl TypedValueParser<Value = Json> {
+    BoolishValueParser::new().map(|wanted| if wanted { Json::Yes } else { Json::No })
+}
+
+/// What may be asked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Data(DataCommand),
+    /// Show a node's view of itself and its peers
+    Status(StatusArgs),
+    /// See regions take writes and converge: one process each, an emulated ocean between them
+    Demo(crate::demo::DemoArgs),
+    /// Put load on running nodes and measure them
+    #[command(subcommand)]
+    Load(crate::load::LoadCommand),
+    /// Run one node until it is asked to end
+    Serve(crate::serve::ServeArgs),
+    /// Make and inspect certificates
+    #[command(subcommand)]
+    Pki(PkiCommand),
+}
+
+/// What may be asked of the cluster's data.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// One value of any bytes; concurrent writes stay readable
+    #[command(subcommand)]
+    Register(RegisterCommand),
+    /// A sum
+    #[command(subcommand)]
+    Counter(CounterCommand),
+    /// A set of strings
+    #[command(subcommand)]
+    Set(SetCommand),
+    /// Nested values, counters and sets by path
+    #[command(subcommand)]
+    Map(MapCommand),
+    /// A switch
+    #[command(subcommand)]
+    Flag(FlagCommand),
+    /// List a namespace's keys
+    Keys(KeysArgs),
+}
+
+/// How to reach the cluster and what to ask of it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Client options")]
+pub(crate) struct ClientArgs {
+    /// Where a node listens: http://, https:// or quic://HOST:PORT; repeat to give others to try
+    #[arg(
+        id = "client.endpoint", long = "endpoint", global = true, env = "ATOLL_ENDPOINT",
+        value_name = "URL", value_delimiter = ',', default_value = "http://127.0.0.1:7601",
+        value_parser = parsed::<Endpoint>, hide_env_values = true
+    )]
+    pub(crate) endpoints: Vec<Endpoint>,
+
+    /// The cluster's CA certificate; needed for https and quic
+    #[arg(id = "client.ca", long = "ca", global = true, env = "ATOLL_CA", value_name = "FILE", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// This client's certificate, where the node asks for one
+    #[arg(
+        id = "client.cert",
+        long = "cert",
+        global = true,
+        env = "ATOLL_CERT",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The key of --cert
+    #[arg(
+        id = "client.key",
+        long = "key",
+        global = true,
+        env = "ATOLL_KEY",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) key: Option<PathBuf>,
+
+    /// A file whose first line is the bearer token
+    #[arg(
+        id = "client.bearer-file",
+        long = "bearer-file",
+        global = true,
+        env = "ATOLL_BEARER_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) bearer_file: Option<PathBuf>,
+
+    /// A file that keeps the session token between calls: each sees what those before have seen
+    #[arg(
+        id = "client.token",
+        long = "token",
+        global = true,
+        env = "ATOLL_TOKEN",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<PathBuf>,
+
+    /// How many regions hold a write durably before it is answered: local, a number, majority, all
+    #[arg(id = "client.w", long = "w", global = true, env = "ATOLL_W", value_name = "LEVEL", value_parser = parsed::<WriteLevel>, hide_env_values = true)]
+    pub(crate) w: Option<WriteLevel>,
+
+    /// How long a write waits for --w [node's default: 1s]
+    #[arg(id = "client.wtimeout", long = "wtimeout", global = true, env = "ATOLL_WTIMEOUT", value_name = "DURATION", value_parser = duration, hide_env_values = true)]
+    pub(crate) wtimeout: Option<Duration>,
+
+    /// How long a request waits for the node to see what the session has seen [node's default: 200ms]
+    #[arg(id = "client.wait", long = "wait", global = true, env = "ATOLL_WAIT", value_name = "DURATION", value_parser = wait, hide_env_values = true)]
+    pub(crate) wait: Option<Duration>,
+
+    /// What a read must have seen: session (what the session has seen) or eventual (anything)
+    #[arg(id = "client.consistency", long = "consistency", global = true, env = "ATOLL_CONSISTENCY", value_name = "WHAT", value_parser = parsed::<Consistency>, hide_env_values = true)]
+    pub(crate) consistency: Option<Consistency>,
+
+    /// With a write: replace exactly what the read that answered this context (--json) showed
+    #[arg(id = "client.context", long = "context", global = true, env = "ATOLL_CONTEXT", value_name = "CONTEXT", value_parser = context, hide_env_values = true)]
+    pub(crate) context: Option<Context>,
+
+    /// Reserved: how to choose among regions
+    #[arg(
+        id = "client.policy",
+        long = "policy",
+        global = true,
+        env = "ATOLL_POLICY",
+        value_name = "POLICY",
+        hide = true
+    )]
+    pub(crate) policy: Option<String>,
+}
+
+/// `NAMESPACE/KEY`; the key may hold further slashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) namespace: Namespace,
+    pub(crate) key: Key,
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.key)
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = Rejection;
+
+    fn from_str(text: &str) -> Result<Self, Rejection> {
+        // Without a slash the key is missing, which `Key` says in the words of the contract.
+        let (namespace, key) = text.split_once('/').unwrap_or((text, ""));
+        Ok(Self { namespace: Namespace::new(namespace)?, key: Key::new(key)? })
+    }
+}
+
+/// The key a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The key, after its namespace: shop/cart:42
+    #[arg(value_name = "NAMESPACE/KEY", value_parser = parsed::<Name>)]
+    pub(crate) name: Name,
+}
+
+/// `atoll register …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegisterCommand {
+    /// Put a value
+    Put {
+        #[command(flatten)]
+        name: NameArgs,
+        /// The value; `-` reads it from standard input
+        #[arg(required_unless_present = "file", conflicts_with = "file", allow_negative_numbers = true)]
+        value: Option<String>,
+        /// Read the value from a file
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// The value's media type
+        #[arg(long, value_name = "TYPE")]
+        content_type: Option<String>,
+    },
+    /// Write the winning value to standard output, as it was put; --json shows all siblings
+    Get(NameArgs),
+    /// Delete it
+    Delete(NameArgs),
+}
+
+/// `atoll counter …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CounterCommand {
+    /// Add N, which may be negative, and show the value
+    Add {
+        #[command(flatten)]
+        name: NameArgs,
+        /// What to add
+        #[arg(value_name = "N", allow_negative_numbers = true)]
+        add: i64,
+    },
+    /// Show the value
+    Get(NameArgs),
+    /// Delete it
+    Delete(NameArgs),
+}
+
+/// `atoll set …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetCommand {
+    /// Add members and show the size
+    Add(MembersArgs),
+    /// Remove members and show the size
+    Remove(MembersArgs),
+    /// Show the members in order
+    Members {
+        #[command(flatten)]
+        name: NameArgs,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Ask whether MEMBER is in the set: exit 0 or 1
+    Has {
+        #[command(flatten)]
+        name: NameArgs,
+        /// The member
+        #[arg(allow_negative_numbers = true)]
+        member: String,
+    },
+    /// Delete it
+    Delete(NameArgs),
+}
+
+/// A set and some members.
+#[derive(Debug, Args)]
+pub(crate) struct MembersArgs {
+    #[command(flatten)]
+    pub(crate) name: NameArgs,
+    /// The members
+    #[arg(value_name = "MEMBER", required = true, allow_negative_numbers = true)]
+    pub(crate) members: Vec<String>,
+}
+
+/// `atoll map …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MapCommand {
+    /// Set the value at PATH; an object sets each of its members
+    Set {
+        #[command(flatten)]
+        name: NameArgs,
+        /// A JSON Pointer: /address/city
+        path: String,
+        /// JSON where it is JSON, else a string
+        #[arg(allow_negative_numbers = true)]
+        value: String,
+        /// VALUE is a string even where it is JSON
+        #[arg(long)]
+        string: bool,
+    },
+    /// Show the map, or what is at PATH, as JSON
+    Get {
+        #[command(flatten)]
+        name: NameArgs,
+        /// A JSON Pointer
+        path: Option<String>,
+    },
+    /// Remove what is at each PATH and under it
+    Remove {
+        #[command(flatten)]
+        name: NameArgs,
+        /// JSON Pointers
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<String>,
+    },
+    /// Add N to the counter at PATH
+    Add {
+        #[command(flatten)]
+        name: NameArgs,
+        /// A JSON Pointer
+        path: String,
+        /// What to add
+        #[arg(value_name = "N", allow_negative_numbers = true)]
+        add: i64,
+    },
+    /// Add members to the set at PATH and remove members from it
+    Members {
+        #[command(flatten)]
+        name: NameArgs,
+        /// A JSON Pointer
+        path: String,
+        /// A member to add; may be repeated
+        #[arg(long, value_name = "MEMBER", required_unless_present = "remove")]
+        add: Vec<String>,
+        /// A member to remove; may be repeated
+        #[arg(long, value_name = "MEMBER")]
+        remove: Vec<String>,
+    },
+    /// Delete it
+    Delete(NameArgs),
+}
+
+/// `atoll flag …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlagCommand {
+    /// Turn it on
+    Enable(NameArgs),
+    /// Turn it off
+    Disable(NameArgs),
+    /// Show true or false
+    Get(NameArgs),
+    /// Delete it
+    Delete(NameArgs),
+}
+
+/// `atoll keys …`
+#[derive(Debug, Args)]
+pub(crate) struct KeysArgs {
+    /// The namespace
+    #[arg(value_parser = parsed::<Namespace>)]
+    pub(crate) namespace: Namespace,
+    /// Only keys of this type: registers, counters, sets, maps or flags
+    #[arg(long = "type", value_name = "TYPE", value_parser = parsed::<DataType>)]
+    pub(crate) data_type: Option<DataType>,
+    /// Only keys that begin with this
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PageArgs {
+    /// At most this many, to 10,000 [node's default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PAGE_LIMIT_MAX)))]
+    pub(crate) limit: Option<u32>,
+    /// Go on after the cursor that the last page ended with
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// Go on to the end; with --json, one page a line
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `atoll status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The node's admin listener
+    #[arg(
+        long, env = "ATOLL_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:7604",
+        value_parser = parsed::<Endpoint>, hide_env_values = true
+    )]
+    pub(crate) admin: Endpoint,
+}
+
+/// `atoll pki …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Make a cluster's certificate authority: ca.crt and ca.key
+    Init {
+        /// Where to put it
+        #[arg(long)]
+        dir: PathBuf,
+        /// The cluster's name
+        #[arg(long)]
+        cluster: String,
+    },
+    /// Make a node's certificate and key: NODE.crt and NODE.key
+    Issue {
+        /// Where the authority is
+        #[arg(long)]
+        dir: PathBuf,
+        /// The node's name
+        #[arg(long)]
+        node: String,
+        /// The node's region
+        #[arg(long)]
+        region: String,
+        /// A DNS name or IP address beyond loopback; may be repeated
+        #[arg(long = "san", value_name = "DNS-OR-IP")]
+        sans: Vec<String>,
+        /// For how long
+        #[arg(long, default_value_t = crate::pki::NODE_DAYS, value_parser = days())]
+        days: u32,
+    },
+    /// Replace a node's certificate and key by new ones that name the same
+    Renew {
+        /// Where the authority and the node's files are
+        #[arg(long)]
+        dir: PathBuf,
+        /// The node's name
+        #[arg(long)]
+        node: String,
+        /// For how long
+        #[arg(long, default_value_t = crate::pki::NODE_DAYS, value_parser = days())]
+        days: u32,
+    },
+    /// Show what a certificate says
+    Show {
+        /// The certificate, in PEM
+        file: PathBuf,
+    },
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(crate::pki::DAYS_MAX))
+}
+
+fn parsed<T: std::str::FromStr<Err = Rejection>>(text: &str) -> Result<T, Rejection> {
+    text.parse()
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, Rejection> {
+    parse_duration(text)
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(wait) if wait <= limits::WAIT_MAX => Ok(wait),
+        Ok(_) => Err("30s is the most".to_owned()),
+        Err(rejection) => Err(rejection.detail),
+    }
+}
+
+fn context(text: &str) -> Result<Context, Rejection> {
+    Context::new(text)
+}
+
+/// What was typed.
+pub(crate) enum Parsed {
+    /// Something to do.
+    Command(Box<Cli>),
+    /// Help or the version was asked for.
+    Text(String),
+    /// Nothing: help, unasked.
+    Nothing(String),
+    /// Nonsense, and what is wrong with it.
+    Wrong(String),
+}
+
+/// Makes sense of `args`, the program's name first.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return explain(&error),
+    };
+    let local = matches.subcommand_name().filter(|name| LOCAL.contains(name));
+    if let Some(local) = local {
+        // On the command line only: a variable is a default for those that it concerns.
+        let typed = matches.ids().find(|id| {
+            is_client_option(id.as_str()) && matches.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+        });
+        if let Some(id) = typed {
+            let name = id.as_str().trim_start_matches(CLIENT_PREFIX);
+            return Parsed::Wrong(format!(
+                "--{name} says how to ask a node, and 'atoll {local}' asks none; leave it out"
+            ));
+        }
+    }
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => Parsed::Command(Box::new(cli)),
+        Err(error) => explain(&error),
+    }
+}
+
+const CLIENT_PREFIX: &str = "client.";
+
+fn is_client_option(id: &str) -> bool {
+    id.starts_with(CLIENT_PREFIX)
+}
+
+/// The grammar, with the client options left out of the help of commands that do not use them.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    LOCAL.iter().fold(command, |command, name| command.mut_subcommand(name, hide_client_options))
+}
+
+fn hide_client_options(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| if is_client_option(arg.get_id().as_str()) { arg.hide(true) } else { arg })
+        .mut_subcommands(hide_client_options)
+}
+
+fn explain(error: &clap::Error) -> Parsed {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Text(text),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Nothing(text),
+        _ => match error.get(ContextKind::InvalidSubcommand) {
+            Some(ContextValue::String(name)) if RESERVED.contains(&name.as_str()) => {
+                Parsed::Wrong(format!("'atoll {name}' is not supported yet; 'atoll --help' lists what is"))
+            }
+            _ => Parsed::Wrong(in_one_line(&text)),
+        },
+    }
+}
+
+/// A usage error's paragraphs without the grammar, which `--help` shows better.
+fn in_one_line(text: &str) -> String {
+    let told = text.trim_start_matches("error: ");
+    let lines: Vec<_> = told
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    format!("{}; see --help", lines.join(" "))
+}
