@@ -1,0 +1,370 @@
+//! Single steps of the protocol, by hand: one replica, and a peer whose every word the test chooses.
+
+use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Hlc, Op, Payload, RowOp, VersionVector};
+use atoll_replication::wire::{Hello, Message, PROTOCOL};
+use atoll_replication::{
+    Answer, Command, Config, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, NodeName, Now,
+    Readiness, Record, RecordBytes, RegionName, Replica, RequestId, SeedIndex, WriteError, WriteOutcome, WriteRequest,
+};
+use atoll_tests::sim::store::MemStore;
+use std::time::Duration;
+
+const WALL_MS: u64 = 1_800_000_000_000;
+const ME: ActorId = ActorId::new(0xa);
+const PEER: ActorId = ActorId::new(0xb);
+const LINK: LinkId = LinkId(1);
+
+/// One replica with its store, at a time of the test's own.
+struct Bench {
+    replica: Replica,
+    store: MemStore,
+    us: u64,
+    requests: u64,
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).expect("a valid name")
+}
+
+fn region(text: &str) -> RegionName {
+    RegionName::new(text).expect("a valid name")
+}
+
+fn counter() -> CollectionKey {
+    CollectionKey::new("t", DataType::Counter, "c").expect("a valid name")
+}
+
+fn register() -> CollectionKey {
+    CollectionKey::new("t", DataType::Register, "r").expect("a valid name")
+}
+
+fn put() -> Command {
+    Command::RegisterPut { key: register(), content_type: "text/plain".into(), bytes: b"v".as_slice().into() }
+}
+
+impl Bench {
+    fn new(seeds: u32) -> Self {
+        let config = Config {
+            cluster: "t".into(),
+            node: name("me"),
+            region: region("here"),
+            regions: vec![region("here"), region("there")],
+            seeds,
+            found: false,
+            limits: Limits::default(),
+        };
+        let mut store = MemStore::default();
+        let recovered = store.crash(0);
+        let now = Now { instant: Instant::from_micros(0), wall_ms: WALL_MS };
+        let replica = Replica::start(config, ME, now, recovered, &mut store).expect("memory does not fail");
+        let mut bench = Self { replica, store, us: 0, requests: 0 };
+        bench.sync();
+        bench
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let now = Now { instant: Instant::from_micros(self.us), wall_ms: WALL_MS + self.us / 1_000 };
+        let mut effects = Vec::new();
+        self.replica.handle(now, input, &mut self.store, &mut effects).expect("memory does not fail");
+        self.replica.handle(now, Input::Drained, &mut self.store, &mut effects).expect("memory does not fail");
+        self.replica.check_invariants().expect("invariants hold");
+        effects
+    }
+
+    fn wait(&mut self, duration: Duration) -> Vec<Effect> {
+        self.us += duration.as_micros() as u64;
+        self.handle(Input::Tick)
+    }
+
+    fn sync(&mut self) -> Vec<Effect> {
+        let position = self.store.last();
+        self.store.sync_to(position);
+        self.handle(Input::Synced(position))
+    }
+
+    fn link_up(&mut self, link: LinkId, seed: Option<u32>) -> Vec<Effect> {
+        let (node, region) = (name("peer"), region("there"));
+        self.handle(Input::LinkUp { link, node, region, dialled: true, seed: seed.map(SeedIndex) })
+    }
+
+    fn greet(&mut self, change: impl FnOnce(&mut Hello)) -> Vec<Effect> {
+        self.link_up(LINK, None);
+        let mut hello = hello();
+        change(&mut hello);
+        self.say(Message::Hello(hello))
+    }
+
+    fn say(&mut self, message: Message) -> Vec<Effect> {
+        self.handle(Input::LinkMessage(LINK, message))
+    }
+
+    /// Writes, and gives what came back without a sync.
+    fn write(&mut self, command: Command, change: impl FnOnce(&mut WriteRequest)) -> Vec<Effect> {
+        self.requests += 1;
+        let mut request = WriteRequest {
+            commands: vec![command],
+            seen: None,
+            token: VersionVector::new(),
+            wait: Duration::from_millis(200),
+            regions: 1,
+            regions_wait: Duration::from_secs(1),
+        };
+        change(&mut request);
+        self.handle(Input::Write(RequestId(self.requests), request))
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        cluster: "t".into(),
+        node: "peer".into(),
+        region: "there".into(),
+        actor: PEER,
+        former: Vec::new(),
+        founded: true,
+        founded_ms: WALL_MS,
+        durable: VersionVector::new(),
+    }
+}
+
+fn vector(dots: &[(ActorId, u64)]) -> VersionVector {
+    dots.iter().map(|(actor, seq)| Dot::new(*actor, *seq)).collect()
+}
+
+fn record(actor: ActorId, seq: u64, ahead_ms: u64, deps: &[(ActorId, u64)]) -> RecordBytes {
+    let at = Hlc::at_ms(WALL_MS + ahead_ms);
+    let put = Payload::Value { at, content_type: "text/plain".into(), bytes: b"theirs".as_slice().into() };
+    let op = Op::Row(RowOp { key: register().row(), kills: Vec::new(), put: Some(put) });
+    Record { dot: Dot::new(actor, seq), at, deps: vector(deps), ops: vec![op] }.encode()
+}
+
+fn replies(effects: &[Effect]) -> Vec<&Result<WriteOutcome, WriteError>> {
+    effects
+        .iter()
+        .filter_map(|effect| if let Effect::Reply(_, outcome) = effect { Some(outcome) } else { None })
+        .collect()
+}
+
+fn ended(effects: &[Effect]) -> Option<DisconnectReason> {
+    effects.iter().find_map(|effect| if let Effect::Disconnect(_, reason) = effect { Some(*reason) } else { None })
+}
+
+#[test]
+fn a_write_is_answered_when_it_is_durable_and_not_before() {
+    let mut bench = Bench::new(0);
+    assert!(replies(&bench.write(Command::CounterAdd { key: counter(), amount: 5 }, |_| ())).is_empty());
+    let effects = bench.sync();
+    let outcome = replies(&effects)[0].as_ref().expect("a plain write");
+    assert_eq!(outcome.answers, vec![Answer::Value(5)]);
+    assert_eq!(outcome.token, vector(&[(ME, 1)]));
+}
+
+#[test]
+fn a_write_leaves_for_peers_before_it_is_durable_and_is_reported_only_after() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.us += 10_000;
+    let effects = bench.write(put(), |_| ());
+    let sent = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Records(_))));
+    let told = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Durable(_))));
+    assert!(sent(&effects) && !told(&effects));
+    assert!(told(&bench.sync()));
+}
+
+#[test]
+fn a_level_is_reached_by_another_regions_report_or_times_out_and_the_write_stands() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.write(put(), |write| write.regions = 2);
+    assert!(replies(&bench.sync()).is_empty());
+    let effects = bench.say(Message::Durable(vector(&[(ME, 1)])));
+    let outcome = replies(&effects)[0].as_ref().expect("it was taken");
+    assert_eq!((outcome.acked, outcome.reached), (2, true));
+    bench.write(put(), |write| write.regions = 2);
+    bench.sync();
+    let effects = bench.wait(Duration::from_millis(1_001));
+    let outcome = replies(&effects)[0].as_ref().expect("it stands");
+    assert_eq!((outcome.acked, outcome.reached, outcome.dot), (1, false, Some(Dot::new(ME, 2))));
+}
+
+#[test]
+fn a_write_with_a_token_waits_for_it_and_is_refused_when_it_does_not_come() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.write(put(), |write| write.token = vector(&[(PEER, 1)]));
+    assert!(replies(&bench.sync()).is_empty());
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    assert_eq!(replies(&bench.sync()).len(), 1);
+    bench.write(put(), |write| write.token = vector(&[(PEER, 2)]));
+    let effects = bench.wait(Duration::from_millis(201));
+    assert_eq!(replies(&effects), vec![&Err(WriteError::SessionBehind)]);
+}
+
+#[test]
+fn a_record_waits_for_what_its_writer_had_seen() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    let third = ActorId::new(0xc);
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[(third, 1)])]));
+    assert_eq!(bench.replica.context(), &VersionVector::new());
+    bench.say(Message::Records(vec![record(third, 1, 0, &[])]));
+    assert_eq!(bench.replica.context(), &vector(&[(PEER, 1), (third, 1)]));
+}
+
+#[test]
+fn a_record_of_the_future_is_parked_and_applied_when_the_clock_gets_there() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.say(Message::Records(vec![record(PEER, 1, 2_000, &[])]));
+    assert_eq!(bench.replica.parked(), [PEER]);
+    assert!(!bench.replica.context().covers(Dot::new(PEER, 1)));
+    bench.wait(Duration::from_millis(1_400));
+    assert_eq!(bench.replica.parked(), [PEER]);
+    bench.wait(Duration::from_millis(150));
+    assert!(bench.replica.parked().is_empty());
+    assert!(bench.replica.context().covers(Dot::new(PEER, 1)));
+}
+
+#[test]
+fn a_clock_away_from_its_peers_refuses_what_clocks_decide_and_nothing_else() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.us += 100_000;
+    let wall_ms = WALL_MS + 100 + 1_000;
+    bench.say(Message::Pong { sent_us: 0, wall_ms, durable: VersionVector::new() });
+    // Half the round trip of 100 ms explains 50 ms either way.
+    assert_eq!(bench.replica.clock_skew_ms(), 1_000);
+    let effects = bench.write(put(), |_| ());
+    assert_eq!(replies(&effects), vec![&Err(WriteError::ClockSkew { skew_ms: 1_000 })]);
+    bench.write(Command::CounterAdd { key: counter(), amount: 1 }, |_| ());
+    assert!(replies(&bench.sync())[0].is_ok());
+}
+
+#[test]
+fn freshness_is_when_the_ping_left_and_only_once_its_answer_is_readable() {
+    let mut bench = Bench::new(0);
+    assert_eq!(bench.replica.fresh_as_of(Instant::from_micros(0)), None);
+    bench.greet(|_| ());
+    bench.us = 80_000;
+    bench.say(Message::Pong { sent_us: 10_000, wall_ms: WALL_MS, durable: vector(&[(PEER, 1)]) });
+    assert_eq!(bench.replica.fresh_as_of(Instant::from_micros(80_000)), None);
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    assert_eq!(bench.replica.fresh_as_of(Instant::from_micros(80_000)), None, "not yet durable here");
+    bench.sync();
+    assert_eq!(bench.replica.fresh_as_of(Instant::from_micros(80_000)), Some(Instant::from_micros(10_000)));
+}
+
+#[test]
+fn who_is_not_who_the_certificate_says_or_speaks_for_us_is_refused() {
+    type Change = fn(&mut Hello);
+    let cases: [(Change, DisconnectReason); 7] = [
+        (|hello| hello.node = "other".into(), DisconnectReason::Identity),
+        (|hello| hello.region = "elsewhere".into(), DisconnectReason::Identity),
+        (|hello| hello.cluster = "other".into(), DisconnectReason::Identity),
+        (|hello| hello.protocol = (2, 3), DisconnectReason::Version),
+        (|hello| hello.actor = ME, DisconnectReason::Impostor),
+        (|hello| hello.former = vec![ME], DisconnectReason::Impostor),
+        (|hello| hello.durable = vector(&[(ME, 1)]), DisconnectReason::Impostor),
+    ];
+    for (change, reason) in cases {
+        let mut bench = Bench::new(0);
+        assert_eq!(ended(&bench.greet(change)), Some(reason));
+    }
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    assert_eq!(ended(&bench.say(Message::Records(vec![record(ME, 1, 0, &[])]))), Some(DisconnectReason::Impostor));
+    assert_eq!(bench.replica.context(), &VersionVector::new());
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_given_up_and_one_that_never_greets_too() {
+    let mut bench = Bench::new(0);
+    bench.link_up(LINK, None);
+    assert_eq!(ended(&bench.wait(Duration::from_millis(2_999))), None);
+    assert_eq!(ended(&bench.wait(Duration::from_millis(1))), Some(DisconnectReason::Silent));
+    bench.greet(|_| ());
+    bench.wait(Duration::from_millis(2_000));
+    bench.say(Message::Ping { sent_us: 0 });
+    assert_eq!(ended(&bench.wait(Duration::from_millis(2_000))), None);
+    assert_eq!(ended(&bench.wait(Duration::from_millis(1_000))), Some(DisconnectReason::Silent));
+}
+
+#[test]
+fn empty_nodes_found_together_once_every_seed_has_answered() {
+    let mut bench = Bench::new(2);
+    assert_eq!(bench.replica.readiness(), Readiness::Asking);
+    assert_eq!(replies(&bench.write(put(), |_| ())), vec![&Err(WriteError::NotReady)]);
+    bench.handle(Input::SeedIsSelf(SeedIndex(0)));
+    assert_eq!(bench.replica.readiness(), Readiness::Asking);
+    bench.link_up(LINK, Some(1));
+    let mut empty = hello();
+    empty.founded = false;
+    bench.say(Message::Hello(empty));
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+}
+
+#[test]
+fn a_seed_has_answered_whichever_of_two_connections_to_it_stays() {
+    // "me" is lower than "peer": of the two, the one that "peer" dialled goes, but it was the first to greet.
+    let empty = || Message::Hello(Hello { founded: false, ..hello() });
+    for greets_first in [true, false] {
+        let mut bench = Bench::new(1);
+        let (node, there) = (name("peer"), region("there"));
+        bench.handle(Input::LinkUp { link: LinkId(2), node, region: there, dialled: false, seed: None });
+        if greets_first {
+            bench.handle(Input::LinkMessage(LinkId(2), empty()));
+        }
+        bench.link_up(LINK, Some(0));
+        if !greets_first {
+            assert_eq!(bench.replica.readiness(), Readiness::Asking);
+            bench.handle(Input::LinkMessage(LinkId(2), empty()));
+        }
+        assert_eq!(bench.replica.readiness(), Readiness::Serving);
+    }
+}
+
+#[test]
+fn a_node_without_data_joins_and_is_not_ready_until_it_holds_what_there_was() {
+    let mut bench = Bench::new(2);
+    bench.link_up(LINK, Some(1));
+    let mut full = hello();
+    full.durable = vector(&[(PEER, 4)]);
+    bench.say(Message::Hello(full));
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 0 });
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[]), record(PEER, 2, 0, &[])]));
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 50 });
+    assert_eq!(replies(&bench.write(put(), |_| ())), vec![&Err(WriteError::NotReady)]);
+    bench.say(Message::Records(vec![record(PEER, 3, 0, &[]), record(PEER, 4, 0, &[])]));
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+}
+
+#[test]
+fn a_paused_link_is_ended_and_refused_until_it_is_resumed() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    assert_eq!(ended(&bench.handle(Input::Pause(name("peer"), true))), Some(DisconnectReason::Paused));
+    assert_eq!(ended(&bench.link_up(LinkId(2), None)), Some(DisconnectReason::Paused));
+    let state = |bench: &Bench| bench.replica.peers(Instant::from_micros(0))[0].state;
+    assert_eq!(state(&bench), LinkState::Paused);
+    bench.handle(Input::Pause(name("peer"), false));
+    assert_eq!(ended(&bench.greet(|_| ())), None);
+    assert_eq!(state(&bench), LinkState::Live);
+}
+
+#[test]
+fn of_two_connections_the_lower_names_dial_stays_and_a_restarted_peer_replaces_its_old_one() {
+    let mut bench = Bench::new(0);
+    // "me" is lower than "peer" and dialled the first.
+    bench.greet(|_| ());
+    let (node, there) = (name("peer"), region("there"));
+    let second = LinkId(2);
+    bench.handle(Input::LinkUp { link: second, node: node.clone(), region: there.clone(), dialled: false, seed: None });
+    let effects = bench.handle(Input::LinkMessage(second, Message::Hello(hello())));
+    assert!(matches!(effects[..], [Effect::Disconnect(link, DisconnectReason::Duplicate), ..] if link == second));
+    let third = LinkId(3);
+    bench.handle(Input::LinkUp { link: third, node, region: there, dialled: false, seed: None });
+    let restarted = Hello { actor: ActorId::new(0xd), former: vec![PEER], ..hello() };
+    let effects = bench.handle(Input::LinkMessage(third, Message::Hello(restarted)));
+    assert!(matches!(effects[..], [Effect::Disconnect(LINK, DisconnectReason::Duplicate), ..]));
+}

@@ -1,0 +1,46 @@
+//! Plays simulated worlds: `sim run --seed S`, `sim soak --seeds N [--from S]`.
+
+use anyhow::{Context, bail};
+use atoll_tests::sim::{Options, Report, World};
+use std::io::Write;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| -> anyhow::Result<Option<u64>> {
+        let Some(at) = arguments.iter().position(|argument| argument == name) else { return Ok(None) };
+        let text = arguments.get(at + 1).with_context(|| format!("{name} needs a number"))?;
+        Ok(Some(text.parse().with_context(|| format!("{name} {text}: not a number"))?))
+    };
+    let mut out = std::io::stdout().lock();
+    match arguments.first().map(String::as_str) {
+        Some("run") => {
+            let seed = value("--seed")?.context("run needs --seed S")?;
+            let options = Options::draw(seed);
+            writeln!(out, "{options:?}")?;
+            match World::run(options) {
+                Ok(report) => writeln!(out, "{report:?}")?,
+                Err(what) => bail!(what),
+            }
+        }
+        Some("soak") => {
+            let (from, seeds) = (value("--from")?.unwrap_or(0), value("--seeds")?.unwrap_or(1_000));
+            let mut total = Report::default();
+            for seed in from..from + seeds {
+                let report = World::run(Options::draw(seed)).map_err(anyhow::Error::msg)?;
+                total.add(&report);
+            }
+            writeln!(
+                out,
+                "{seeds} seeds, {} events, {} records, {} simulated seconds",
+                total.events,
+                total.records,
+                total.simulated_us / 1_000_000
+            )?;
+            for (what, count) in total.reached {
+                writeln!(out, "{count:>10} {what}")?;
+            }
+        }
+        _ => bail!("usage: sim run --seed S | sim soak --seeds N [--from S]"),
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What must hold after every step, at every node.
+//!
+//! The numbers are those of the list in `docs/internals/testing.md`.
+
+use super::history::History;
+use super::node::Node;
+use atoll_crdt::{DataType, LeafKind, RowKey, SIBLINGS_MAX, VersionVector, counters};
+use std::collections::BTreeSet;
+
+fn is_counter(key: &RowKey) -> bool {
+    key.data_type() == DataType::Counter || key.leaf_kind() == Some(LeafKind::Counter)
+}
+
+/// Invariants 1, 3, 7, 13 for the records that a node has just appended, and 4, 5, 16 for its replica.
+///
+/// # Errors
+/// Says what does not hold.
+pub fn after_step(node: &mut Node, history: &mut History) -> Result<(), String> {
+    let Some(replica) = &node.replica else { return Ok(()) };
+    let mut touched = BTreeSet::new();
+    for bytes in node.store.take_appended() {
+        let record = bytes.decode().map_err(|error| format!("an appended record does not read: {error}"))?;
+        if record.dot.actor == replica.actor() {
+            history.written(&bytes, &record, &node.context)?;
+        }
+        history.arrived(&bytes, &node.context)?;
+        if record.dot.seq != node.context.get(record.dot.actor) + 1 {
+            return Err(format!("record {} was applied out of order", record.dot));
+        }
+        node.context.include(record.dot);
+        touched.extend(history.touched(&record));
+    }
+    if node.context != *replica.context() {
+        return Err(format!("the context is {:?}, its records make {:?}", replica.context(), node.context));
+    }
+    for key in &touched {
+        row(node, history, key)?;
+    }
+    replica.check_invariants()
+}
+
+/// Invariant 3 for one row: `state(row) = f(CC)`, and a counter's true value.
+fn row(node: &Node, history: &History, key: &RowKey) -> Result<(), String> {
+    let live = history.live(key, &node.context)?;
+    let row = node.store.rows().get(key);
+    let held: BTreeSet<_> = row.iter().flat_map(|row| row.dots()).collect();
+    if held != live {
+        return Err(format!("{key:?} holds {held:?}, f(CC) is {live:?}"));
+    }
+    let Some(row) = row else { return Ok(()) };
+    if !row.check_invariants() {
+        return Err(format!("{key:?} is out of order"));
+    }
+    // The cap is in the writer's record: it bounds each actor's entries, not what several write at once.
+    if let Some(actor) = row
+        .dots()
+        .map(|dot| dot.actor)
+        .find(|actor| row.dots().filter(|dot| dot.actor == *actor).count() > SIBLINGS_MAX)
+    {
+        return Err(format!("{key:?} holds more than the cap of {actor}"));
+    }
+    if is_counter(key) {
+        let (shown, is) = (counters::value(row).unwrap_or(0), history.counter(key, &node.context));
+        if shown != is {
+            return Err(format!("{key:?} shows {shown}, is {is}: {row:?}; {}", history.counter_story(key)));
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 3 for every row of a node, and for what its readers see.
+///
+/// # Errors
+/// Says what does not hold.
+pub fn whole(node: &Node, history: &History) -> Result<(), String> {
+    let Some(replica) = &node.replica else { return Ok(()) };
+    for key in history.row_keys() {
+        row(node, history, key)?;
+        let live = history.live(key, replica.durable())?;
+        let held: BTreeSet<_> = node.store.synced_rows().get(key).iter().flat_map(|row| row.dots()).collect();
+        if held != live {
+            return Err(format!("readers of {key:?} see {held:?}, f(durable) is {live:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 5: what a restart finds includes everything that was durable.
+///
+/// # Errors
+/// Something durable is gone.
+pub fn after_crash(durable: &VersionVector, recovered: &VersionVector) -> Result<(), String> {
+    if durable.leq(recovered) { Ok(()) } else { Err(format!("{durable:?} was durable, {recovered:?} came back")) }
+}

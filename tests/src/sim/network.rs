@@ -1,0 +1,118 @@
+//! The network between nodes: connections that come and go, and directed links that lose, repeat, delay and overtake.
+
+use super::options::Options;
+use super::random::Random;
+use atoll_replication::LinkId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One connection between two nodes; each side knows it by a number of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// Who dialled, and its number.
+    pub a: (usize, LinkId),
+    /// Who was dialled, and its number.
+    pub b: (usize, LinkId),
+}
+
+/// What happens to one message.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// When each copy arrives, in microseconds from now; empty: lost.
+    pub arrivals_us: Vec<u64>,
+}
+
+/// The state of the network.
+#[derive(Debug, Default)]
+pub struct Network {
+    connections: BTreeMap<u64, Connection>,
+    by_side: BTreeMap<(usize, LinkId), u64>,
+    next_link: u64,
+    /// Directed pairs that carry nothing.
+    cut: BTreeSet<(usize, usize)>,
+    /// For order: when the last message of a directed connection arrives.
+    last_arrival_us: BTreeMap<(u64, usize), u64>,
+}
+
+impl Network {
+    /// Whether `from` reaches `to`.
+    #[must_use]
+    pub fn carries(&self, from: usize, to: usize) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+
+    /// Cuts one direction.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.cut.insert((from, to));
+    }
+
+    /// Heals everything.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Whether the two have a connection.
+    #[must_use]
+    pub fn are_connected(&self, a: usize, b: usize) -> bool {
+        self.connections.values().any(|c| (c.a.0 == a && c.b.0 == b) || (c.a.0 == b && c.b.0 == a))
+    }
+
+    /// Connects two; `a` dials. Gives the numbers of both sides.
+    pub fn connect(&mut self, a: usize, b: usize) -> Connection {
+        self.next_link += 2;
+        let connection = Connection { a: (a, LinkId(self.next_link)), b: (b, LinkId(self.next_link + 1)) };
+        self.connections.insert(self.next_link, connection);
+        self.by_side.insert(connection.a, self.next_link);
+        self.by_side.insert(connection.b, self.next_link);
+        connection
+    }
+
+    /// The other side of a connection that stands.
+    #[must_use]
+    pub fn other_side(&self, node: usize, link: LinkId) -> Option<(usize, LinkId)> {
+        let connection = self.connections.get(self.by_side.get(&(node, link))?)?;
+        Some(if connection.a == (node, link) { connection.b } else { connection.a })
+    }
+
+    /// Ends a connection; gives the other side.
+    pub fn disconnect(&mut self, node: usize, link: LinkId) -> Option<(usize, LinkId)> {
+        let other = self.other_side(node, link)?;
+        let id = self.by_side.remove(&(node, link))?;
+        self.by_side.remove(&other);
+        self.connections.remove(&id);
+        Some(other)
+    }
+
+    /// Ends every connection of a node; gives the other sides.
+    pub fn disconnect_all(&mut self, node: usize) -> Vec<(usize, LinkId)> {
+        let sides: Vec<_> = self.by_side.keys().filter(|(side, _)| *side == node).copied().collect();
+        sides.into_iter().filter_map(|(node, link)| self.disconnect(node, link)).collect()
+    }
+
+    /// Decides about one message from `from` over its `link`. A greeting is never repeated by a transport.
+    pub fn fate(
+        &mut self,
+        (from, link): (usize, LinkId),
+        to: usize,
+        greets: bool,
+        now_us: u64,
+        options: &Options,
+        random: &mut Random,
+    ) -> Fate {
+        if !self.carries(from, to) || random.permille(options.loss) {
+            return Fate::default();
+        }
+        let copies = 1 + usize::from(!greets && random.permille(options.duplication));
+        let mut arrivals_us: Vec<_> =
+            (0..copies).map(|_| random.between(options.delay_us.0, options.delay_us.1)).collect();
+        if !options.reorder
+            && let Some(id) = self.by_side.get(&(from, link))
+        {
+            let last = self.last_arrival_us.entry((*id, from)).or_default();
+            for arrival in &mut arrivals_us {
+                *last = (now_us + *arrival).max(*last);
+                *arrival = *last - now_us;
+            }
+        }
+        Fate { arrivals_us }
+    }
+}

@@ -1,0 +1,226 @@
+//! Real nodes as processes on loopback, for tests that need the whole thing.
+//!
+//! **What always holds.** Every process ends with its [`Node`], by its id. Waiting is for a condition, with a deadline.
+
+use anyhow::{Context, bail};
+use atoll::pki;
+use atoll_client::{Admin, Client, Endpoint, Trust};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails. Generous: the machine is small and shared.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The addresses of one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    pub(crate) http: u16,
+    pub(crate) quic: u16,
+    pub(crate) peer: u16,
+    pub(crate) admin: u16,
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> anyhow::Result<Ports> {
+    let tcp = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let udp = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    Ok(Ports {
+        http: tcp[0].local_addr()?.port(),
+        admin: tcp[1].local_addr()?.port(),
+        quic: udp[0].local_addr()?.port(),
+        peer: udp[1].local_addr()?.port(),
+    })
+}
+
+/// A cluster's files, and its nodes.
+pub(crate) struct Cluster {
+    dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// One node: its files, and its process while it runs.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) region: String,
+    pub(crate) ports: Ports,
+    pub(crate) config: PathBuf,
+    pub(crate) data_dir: PathBuf,
+    ca: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Files for one node a region; nothing runs yet.
+    pub(crate) fn new(regions: &[&str]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let keys = dir.path().join("pki");
+        pki::init(&keys, "test")?;
+        let ports = regions.iter().map(|_| free_ports()).collect::<Result<Vec<_>, _>>()?;
+        let seeds: Vec<String> = ports.iter().map(|ports| format!("\"127.0.0.1:{}\"", ports.peer)).collect();
+        let mut nodes = Vec::new();
+        for (index, (region, ports)) in regions.iter().zip(ports).enumerate() {
+            let name = format!("n{index}");
+            pki::issue(&keys, &pki::Node { name: name.clone(), region: (*region).into(), sans: Vec::new(), days: 2 })?;
+            let data_dir = dir.path().join(&name);
+            let config = dir.path().join(format!("{name}.toml"));
+            let quoted: Vec<_> = regions.iter().map(|region| format!("\"{region}\"")).collect();
+            let text = format!(
+                "cluster = \"test\"\nnode = \"{name}\"\nregion = \"{region}\"\nregions = [{}]\ndata_dir = \"{}\"\n\
+                 http = \"127.0.0.1:{}\"\nquic = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n\
+                 seeds = [{}]\n[tls]\nca = \"{k}/ca.crt\"\ncert = \"{k}/{name}.crt\"\nkey = \"{k}/{name}.key\"\n",
+                quoted.join(", "),
+                data_dir.display(),
+                ports.http,
+                ports.quic,
+                ports.peer,
+                ports.admin,
+                seeds.join(", "),
+                k = keys.display(),
+            );
+            std::fs::write(&config, text)?;
+            let log = dir.path().join(format!("{name}.log"));
+            let (region, ca) = ((*region).into(), keys.join("ca.crt"));
+            nodes.push(Node { name, region, ports, config, data_dir, ca, log, child: None });
+        }
+        Ok(Self { dir, nodes })
+    }
+
+    /// Starts every node and waits until all are ready.
+    pub(crate) async fn start(regions: &[&str]) -> anyhow::Result<Self> {
+        let mut cluster = Self::new(regions)?;
+        for node in &mut cluster.nodes {
+            node.spawn()?;
+        }
+        for node in &cluster.nodes {
+            node.ready().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Where the cluster's files are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until every running node has the same root and vector.
+    pub(crate) async fn converged(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut digests = Vec::new();
+            for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+                let digest = node.admin()?.digest().await?;
+                digests.push((digest.root, digest.vector));
+            }
+            if digests.windows(2).all(|pair| pair[0] == pair[1]) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("not equal after {PATIENCE:?}: {digests:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await; // sleep: between two looks at a condition
+        }
+    }
+}
+
+/// The product's binary with arguments, its input and output not those of the test.
+pub(crate) fn atoll(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atoll-under-test"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Node {
+    /// Starts the process; its log goes to a file.
+    pub(crate) fn spawn(&mut self) -> anyhow::Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let config = self.config.to_str().context("a path in UTF-8")?;
+        let child = atoll(&["serve", "--config", config]).stdout(Stdio::null()).stderr(log).spawn()?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// What the process has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Kills the process as a power cut would.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the process to end, and waits for it.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("the node runs")?;
+        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
+        anyhow::ensure!(status.success(), "kill -TERM");
+        wait(&mut child)
+    }
+
+    fn trust(&self) -> anyhow::Result<Trust> {
+        Ok(Trust::from_pem(&std::fs::read(&self.ca)?)?)
+    }
+
+    /// A client over HTTPS.
+    pub(crate) fn http(&self) -> anyhow::Result<Client> {
+        self.client(&format!("https://127.0.0.1:{}", self.ports.http))
+    }
+
+    /// A client over QUIC.
+    pub(crate) fn quic(&self) -> anyhow::Result<Client> {
+        self.client(&format!("quic://127.0.0.1:{}", self.ports.quic))
+    }
+
+    fn client(&self, endpoint: &str) -> anyhow::Result<Client> {
+        Ok(Client::builder().endpoint(endpoint.parse::<Endpoint>()?).trust(self.trust()?).build()?)
+    }
+
+    /// The admin listener.
+    pub(crate) fn admin(&self) -> anyhow::Result<Admin> {
+        Ok(Admin::new(self.client(&format!("http://127.0.0.1:{}", self.ports.admin))?))
+    }
+
+    /// Waits until the node is ready.
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        let client = self.http()?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match client.readiness(None).await {
+                Ok(readiness) if readiness.ready => return Ok(()),
+                answer if Instant::now() > deadline => bail!("{} is not ready: {answer:?}\n{}", self.name, self.log()),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await, // sleep: between two looks at a condition
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A process that cannot be ended has ended.
+        let _ = self.kill();
+    }
+}
+
+/// Waits for a process to end by itself.
+pub(crate) fn wait(child: &mut Child) -> anyhow::Result<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("the process did not end");
+        }
+        #[expect(clippy::disallowed_methods, reason = "between two looks at a condition; a process has no other news")]
+        std::thread::sleep(Duration::from_millis(10)); // sleep: between two looks at a condition
+    }
+}
