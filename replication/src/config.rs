@@ -42,8 +42,12 @@ pub struct Limits {
     pub ping_every: Duration,
     /// Between two reports of durable positions on a link, at least. Lower: sooner answers to `w` above `local`.
     pub status_every: Duration,
-    /// A peer that stays behind on an actor for this long plus a round trip is sent that actor's records by others too.
+    /// A peer that stays behind on an actor for this long plus a round trip is sent that actor's records by others too,
+    /// unasked; and between two times of asking for them.
     pub relay_after: Duration,
+    /// How long a record may be late that another one builds on, before it is asked for of whoever sent that one. Below
+    /// it, detours that are quicker than the straight way cause no double traffic.
+    pub ask_after: Duration,
     /// The longest pause between two attempts to send the same records again.
     pub resend_max: Duration,
     /// A link on which nothing was heard for this long is given up.
@@ -63,6 +67,7 @@ impl Default for Limits {
             ping_every: Duration::from_millis(100),
             status_every: Duration::from_millis(5),
             relay_after: Duration::from_secs(1),
+            ask_after: Duration::from_millis(50),
             resend_max: Duration::from_secs(30),
             silent_after: Duration::from_secs(3),
             skew_max_ms: 250,

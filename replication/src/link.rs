@@ -2,8 +2,9 @@
 //!
 //! **How it goes.** Both sides greet; each then knows what the other holds durably. For every actor on which the peer is
 //! behind there is a cursor into that actor's log. This process's own records (and those of its earlier lives) are sent
-//! at once, live and catching up alike; other actors' records only when the peer has not moved on them for a while,
-//! because then whoever should send them cannot (relay).
+//! at once, live and catching up alike. Other actors' records are relayed: when the peer has not moved on them for a
+//! while, because then whoever should send them cannot, and when it asks, because something it was sent builds on them.
+//! A relay goes on until the peer gets the records sooner from somebody else.
 //!
 //! **What always holds.** L1: a slow peer costs a cursor an actor and the window, never a queue. L2: nothing is taken as
 //! arrived before the peer reports it durable; what was sent and is not reported in time is sent again, ever more
@@ -15,7 +16,7 @@ use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::time::Instant;
 use crate::wire::Hello;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use atoll_crdt::{ActorId, Dot, VersionVector};
 use core::time::Duration;
 
@@ -30,8 +31,8 @@ struct Cursor {
     moved_at: Instant,
     /// How long to wait for a move before sending (again).
     patience: Duration,
-    /// Whether this side sends: always for its own, for others' once they stalled.
-    sending: bool,
+    /// Whether the log is this side's to send without being asked.
+    own: bool,
 }
 
 /// One connection.
@@ -54,6 +55,8 @@ pub(crate) struct Link {
     pub(crate) told: VersionVector,
     pub(crate) told_at: Instant,
     behind: BTreeMap<ActorId, Cursor>,
+    /// Other nodes' actors whose records the peer gets through this side.
+    relayed: BTreeSet<ActorId>,
     outstanding_bytes: usize,
 }
 
@@ -81,6 +84,7 @@ impl Link {
             told: VersionVector::new(),
             told_at: now,
             behind: BTreeMap::new(),
+            relayed: BTreeSet::new(),
             outstanding_bytes: 0,
         }
     }
@@ -95,6 +99,11 @@ impl Link {
         self.hello.is_some()
     }
 
+    /// Whether `actor` is the peer's process, or was one on its disk.
+    pub(crate) fn speaks_for(&self, actor: ActorId) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.actor == actor || hello.former.contains(&actor))
+    }
+
     fn patience(&self, limits: &Limits) -> Duration {
         limits.relay_after + self.rtt.unwrap_or(Duration::from_millis(500))
     }
@@ -106,7 +115,7 @@ impl Link {
         }
         let patience = self.patience(limits);
         let next = self.peer.get(dot.actor) + 1;
-        let fresh = Cursor { next, last: dot.seq, moved_at: now, patience, sending: own };
+        let fresh = Cursor { next, last: dot.seq, moved_at: now, patience, own };
         let cursor = self.behind.entry(dot.actor).or_insert(fresh);
         cursor.last = cursor.last.max(dot.seq);
     }
@@ -116,6 +125,10 @@ impl Link {
         let patience = self.patience(limits);
         for dot in durable.iter().filter(|dot| !self.peer.covers(*dot)).collect::<alloc::vec::Vec<_>>() {
             self.peer.include(dot);
+            if self.behind.get(&dot.actor).is_none_or(|cursor| dot.seq >= cursor.next) {
+                // It came by another way, and sooner.
+                self.relayed.remove(&dot.actor);
+            }
             if let Some(cursor) = self.behind.get_mut(&dot.actor) {
                 if dot.seq >= cursor.last {
                     self.behind.remove(&dot.actor);
@@ -143,13 +156,14 @@ impl Link {
                 cursor.next = self.peer.get(*actor) + 1;
                 cursor.patience = (cursor.patience * 2).min(limits.resend_max);
                 cursor.moved_at = now;
-                cursor.sending = true;
-            } else if !cursor.sending {
+            } else if !cursor.own && !self.relayed.contains(actor) {
                 if !stalled || is(Mutant::NoRelay) {
                     continue;
                 }
-                cursor.sending = true;
                 cursor.moved_at = now;
+            }
+            if !cursor.own {
+                self.relayed.insert(*actor);
             }
             return Some(Send { actor: *actor, from: cursor.next });
         }
@@ -164,11 +178,14 @@ impl Link {
         }
     }
 
-    /// The peer had no room for what it was sent from `from` on, and has now.
+    /// The peer asks for an actor's records from `from` on: it had no room for them, or waits for them.
     pub(crate) fn resume(&mut self, actor: ActorId, from: u64) {
         let held = self.peer.get(actor);
         if let Some(cursor) = self.behind.get_mut(&actor) {
             cursor.next = cursor.next.min(from.max(held + 1));
+            if !cursor.own && !is(Mutant::NoRelay) {
+                self.relayed.insert(actor);
+            }
         }
     }
 

@@ -12,9 +12,9 @@ use crate::record::{Record, RecordBytes};
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use atoll_crdt::{ActorId, codec::DecodeError};
+use atoll_crdt::{ActorId, Dot, codec::DecodeError};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     records: BTreeMap<u64, (RecordBytes, Record)>,
     bytes: usize,
@@ -22,6 +22,8 @@ struct Queue {
     parked: bool,
     /// When something was last added or taken out.
     moved_at: Instant,
+    /// Who sent what was added last.
+    from: LinkId,
 }
 
 /// All actors' held-back records.
@@ -51,7 +53,13 @@ impl Pending {
         if clocks.cursor.covers(dot) {
             return Ok(false);
         }
-        let queue = self.queues.entry(dot.actor).or_default();
+        let queue = self.queues.entry(dot.actor).or_insert_with(|| Queue {
+            records: BTreeMap::new(),
+            bytes: 0,
+            parked: false,
+            moved_at: now,
+            from,
+        });
         let is_next = clocks.cursor.get(dot.actor) + 1 == dot.seq;
         // H1: the next one of an actor always finds room, or nothing would ever move again.
         let is_full = |queue: &Queue, total: usize| {
@@ -79,6 +87,7 @@ impl Pending {
         queue.bytes += size;
         self.bytes += size;
         queue.moved_at = now;
+        queue.from = from;
         queue.records.insert(dot.seq, (bytes, record));
         Ok(true)
     }
@@ -146,6 +155,25 @@ impl Pending {
     pub(crate) fn resumable(&mut self) -> Vec<(ActorId, LinkId)> {
         let queues = &self.queues;
         self.dropped.extract_if(.., |actor, _| !queues.contains_key(actor)).collect()
+    }
+
+    /// What the streams wait for that is not here: the last record each lacks of an actor, and who sent what builds on it.
+    pub(crate) fn lacking(&self, clocks: &Clocks) -> Vec<(Dot, LinkId)> {
+        let mut lacking = Vec::new();
+        for (actor, queue) in &self.queues {
+            let Some((seq, (_, record))) = queue.records.first_key_value() else { continue };
+            if *seq > clocks.cursor.get(*actor) + 1 {
+                lacking.push((Dot::new(*actor, seq - 1), queue.from));
+            } else {
+                lacking.extend(record.deps.beyond(&clocks.context).iter().map(|dot| (dot, queue.from)));
+            }
+        }
+        lacking
+    }
+
+    /// Whether a record is held back here.
+    pub(crate) fn holds(&self, dot: Dot) -> bool {
+        self.queues.get(&dot.actor).is_some_and(|queue| queue.records.contains_key(&dot.seq))
     }
 
     /// Actors whose stream waits because of a stamp too far ahead.

@@ -45,6 +45,13 @@ struct Unsynced {
     deadline: Instant,
 }
 
+/// A record that others build on, and when to ask for it.
+#[derive(Debug)]
+struct Lack {
+    seq: u64,
+    ask_at: Instant,
+}
+
 /// Where a node without data stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
@@ -85,6 +92,8 @@ pub struct Replica {
     seed_nodes: BTreeMap<SeedIndex, NodeName>,
     paused: BTreeSet<NodeName>,
     pending: Pending,
+    /// What held-back records wait for.
+    lacking: BTreeMap<ActorId, Lack>,
     levels: Levels,
     waits: Waits,
     freshness: Freshness,
@@ -139,6 +148,7 @@ impl Replica {
             seed_nodes: BTreeMap::new(),
             paused: BTreeSet::new(),
             pending: Pending::default(),
+            lacking: BTreeMap::new(),
             levels: Levels::default(),
             waits: Waits::default(),
             freshness,
@@ -290,6 +300,7 @@ impl Replica {
 
     fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         self.tell_durable(out);
+        self.ask_for_lacking(out);
         self.send_records(store, out)
     }
 

@@ -62,7 +62,7 @@ pub enum Message {
     Records(Vec<RecordBytes>),
     /// What the sender holds durably, where it has changed since it last said so.
     Durable(VersionVector),
-    /// The sender had to drop an actor's records for lack of room, and has room now.
+    /// Asks for an actor's records: those sent found no room, which there is now; or something builds on them.
     Resume {
         /// Whose records.
         actor: ActorId,

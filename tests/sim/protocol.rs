@@ -95,7 +95,18 @@ impl Bench {
     }
 
     fn say(&mut self, message: Message) -> Vec<Effect> {
-        self.handle(Input::LinkMessage(LINK, message))
+        self.say_on(LINK, message)
+    }
+
+    fn say_on(&mut self, link: LinkId, message: Message) -> Vec<Effect> {
+        self.handle(Input::LinkMessage(link, message))
+    }
+
+    /// A second peer, connected and greeted.
+    fn greet_as(&mut self, link: LinkId, node: &str, actor: ActorId) {
+        let (dialled, seed) = (true, None);
+        self.handle(Input::LinkUp { link, node: name(node), region: region("there"), dialled, seed });
+        self.say_on(link, Message::Hello(Hello { node: node.into(), actor, ..hello() }));
     }
 
     /// Writes, and gives what came back without a sync.
@@ -112,6 +123,11 @@ impl Bench {
         change(&mut request);
         self.handle(Input::Write(RequestId(self.requests), request))
     }
+}
+
+fn asks_for(asked: ActorId, effects: &[Effect]) -> bool {
+    let is_ask = |message: &Message| matches!(message, Message::Resume { actor, from: 1 } if *actor == asked);
+    effects.iter().any(|effect| matches!(effect, Effect::Send(LINK, message) if is_ask(message)))
 }
 
 fn hello() -> Hello {
@@ -210,6 +226,45 @@ fn a_record_waits_for_what_its_writer_had_seen() {
     assert_eq!(bench.replica.context(), &VersionVector::new());
     bench.say(Message::Records(vec![record(third, 1, 0, &[])]));
     assert_eq!(bench.replica.context(), &vector(&[(PEER, 1), (third, 1)]));
+}
+
+#[test]
+fn what_a_record_builds_on_is_asked_of_its_sender_at_once_when_its_writer_has_no_link() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    let third = ActorId::new(0xc);
+    assert!(asks_for(third, &bench.say(Message::Records(vec![record(PEER, 1, 0, &[(third, 2)])]))));
+    // Once, until it is late itself.
+    assert!(!asks_for(third, &bench.say(Message::Records(vec![record(PEER, 2, 0, &[(third, 2)])]))));
+    assert!(asks_for(third, &bench.wait(Limits::default().relay_after)));
+    bench.say(Message::Records(vec![record(third, 1, 0, &[]), record(third, 2, 0, &[])]));
+    assert_eq!(bench.replica.context(), &vector(&[(PEER, 2), (third, 2)]));
+}
+
+#[test]
+fn what_a_record_builds_on_is_asked_of_its_sender_when_its_writer_has_a_link_and_is_late() {
+    let mut bench = Bench::new(0);
+    bench.greet(|hello| hello.former = vec![ActorId::new(0xc)]);
+    let third = ActorId::new(0xc);
+    assert!(!asks_for(third, &bench.say(Message::Records(vec![record(PEER, 1, 0, &[(third, 1)])]))));
+    assert!(asks_for(third, &bench.wait(Limits::default().ask_after)));
+}
+
+#[test]
+fn a_relay_once_asked_for_goes_on_until_the_peer_is_served_sooner_by_another() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    let other = LinkId(2);
+    bench.greet_as(other, "other", ActorId::new(0xd));
+    let relayed = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Send(to, Message::Records(_)) if *to == other))
+    };
+    assert!(!relayed(&bench.say(Message::Records(vec![record(PEER, 2, 0, &[])]))));
+    assert!(relayed(&bench.say_on(other, Message::Resume { actor: PEER, from: 1 })));
+    assert!(relayed(&bench.say(Message::Records(vec![record(PEER, 3, 0, &[])]))));
+    bench.say_on(other, Message::Durable(vector(&[(PEER, 4)])));
+    assert!(!relayed(&bench.say(Message::Records(vec![record(PEER, 4, 0, &[]), record(PEER, 5, 0, &[])]))));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Conversations with peers: greeting, alignment, records, reports, pings.
 
-use super::{Phase, Replica};
+use super::{Lack, Phase, Replica};
 use crate::effect::{DisconnectReason, Effect, LinkId, SeedIndex};
 use crate::link::Link;
 use crate::mutants::{Mutant, is};
@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::time::Instant;
 use crate::wire::{Hello, Message, PROTOCOL};
 use alloc::vec::Vec;
-use atoll_crdt::{ActorId, ReadError, VersionVector};
+use atoll_crdt::{ActorId, Dot, ReadError, VersionVector};
 
 impl Replica {
     pub(super) fn on_link_up(&mut self, mut link: Link, out: &mut Vec<Effect>) {
@@ -308,6 +308,28 @@ impl Replica {
             if self.links.get(&id).is_some_and(Link::is_live) {
                 let from = self.clocks.cursor.get(actor) + 1;
                 out.push(Effect::Send(id, Message::Resume { actor, from }));
+            }
+        }
+    }
+
+    /// Asks for what a held-back record builds on, of whoever sent that record: at once when its writer has no link
+    /// here, else when it is late. Otherwise every write that builds on a region which is not heard here would wait
+    /// for [`Limits::relay_after`].
+    pub(super) fn ask_for_lacking(&mut self, out: &mut Vec<Effect>) {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let clocks = &self.clocks;
+        // What nothing waits for any more is forgotten.
+        let mut known = core::mem::take(&mut self.lacking);
+        known.retain(|actor, lack| !clocks.context.covers(Dot::new(*actor, lack.seq)));
+        for (dot, id) in self.pending.lacking(clocks) {
+            let linked = self.links.values().any(|link| link.speaks_for(dot.actor));
+            let ask_at = if linked { now + limits.ask_after } else { now };
+            let first_seen = Lack { seq: dot.seq, ask_at };
+            let lack = self.lacking.entry(dot.actor).or_insert_with(|| known.remove(&dot.actor).unwrap_or(first_seen));
+            if lack.ask_at <= now && !self.pending.holds(dot) && self.links.contains_key(&id) {
+                lack.ask_at = now + limits.relay_after;
+                let from = clocks.cursor.get(dot.actor) + 1;
+                out.push(Effect::Send(id, Message::Resume { actor: dot.actor, from }));
             }
         }
     }
