@@ -44,8 +44,8 @@ pub struct Sources {
 /// What the store knows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StoreReading {
-    /// Rows that hold something; `None` when that is not known.
-    pub rows: Option<u64>,
+    /// Rows that hold something.
+    pub rows: u64,
     /// Bytes on disk.
     pub disk_bytes: Option<u64>,
     /// Syncs of the journal: for each upper bound in seconds, how many took at most so long and more than the bound
@@ -275,9 +275,7 @@ impl Asking {
 
     fn store(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let reading = (self.0.store)();
-        if let Some(rows) = reading.rows {
-            gauge(out, "rows", "Rows that hold something", None, rows as f64)?;
-        }
+        gauge(out, "rows", "Rows that hold something", None, reading.rows as f64)?;
         if let Some(bytes) = reading.disk_bytes {
             gauge(out, "disk", "Bytes of the data directory", Some(&Unit::Bytes), bytes as f64)?;
         }
@@ -351,7 +349,7 @@ mod tests {
         Metrics::new(Sources {
             status: Arc::new(NodeStatus::new(Clock::start(), snapshot)),
             store: Box::new(|| StoreReading {
-                rows: Some(5),
+                rows: 5,
                 disk_bytes: Some(4096),
                 commits: vec![(0.001, 2), (f64::INFINITY, 1)],
                 commit_seconds: 0.5,

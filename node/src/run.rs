@@ -216,12 +216,13 @@ fn serve(
 /// What other parts know, for whoever reads the metrics.
 fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
     let (commits, dir, peers) = (Arc::clone(&engine.commit_stats), config.data_dir.clone(), engine.peers.clone());
+    let views = Arc::clone(&engine.views);
     Sources {
         status: Arc::clone(&engine.status),
         store: Box::new(move || {
             let bounds = SYNC_BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
             StoreReading {
-                rows: None,
+                rows: views.current().rows(),
                 disk_bytes: disk_bytes(&dir).ok(),
                 commits: bounds.zip(commits.buckets()).collect(),
                 commit_seconds: commits.sync_us() as f64 / 1e6,

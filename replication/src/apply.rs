@@ -27,8 +27,40 @@ impl Clocks {
     }
 }
 
-/// Rows as a record leaves them, in order of their keys. An empty row is one that is gone.
-pub type RowChanges = Vec<(RowKey, Arc<Row>)>;
+/// What an entry makes of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChange {
+    /// Which row.
+    pub key: RowKey,
+    /// What it held; `None` when nothing.
+    pub before: Option<Arc<Row>>,
+    /// What it holds now. The empty row is one that is gone.
+    pub after: Arc<Row>,
+}
+
+impl RowChange {
+    /// How many more rows hold something by this: 1, 0 or -1.
+    #[must_use]
+    pub fn rows(&self) -> i64 {
+        i64::from(!self.after.is_empty()) - i64::from(self.before.is_some())
+    }
+}
+
+/// What an entry makes of rows, in order of their keys, each at most once.
+pub type RowChanges = Vec<RowChange>;
+
+/// A row before and while a record changes it.
+#[derive(Default)]
+struct Changing {
+    before: Option<Arc<Row>>,
+    now: Row,
+}
+
+impl Changing {
+    fn from(before: Option<Arc<Row>>) -> Self {
+        Self { now: before.as_deref().cloned().unwrap_or_default(), before }
+    }
+}
 
 /// What `record` makes of the rows of a node whose context is `context`.
 ///
@@ -39,14 +71,14 @@ pub fn row_changes(record: &Record, context: &VersionVector, source: &dyn RowSou
     if context.covers(record.dot) {
         return Ok(Vec::new());
     }
-    let mut changed: BTreeMap<RowKey, Row> = BTreeMap::new();
+    let mut changed: BTreeMap<RowKey, Changing> = BTreeMap::new();
     for op in &record.ops {
         match op {
             Op::Clear(clear) => {
                 source.visit(&clear.prefix, &clear.prefix, &mut |key, row| {
                     if row.dots().any(|dot| clear.context.covers(dot)) {
-                        let row = changed.entry(key.clone()).or_insert_with(|| Row::clone(row));
-                        row.clear(&clear.context);
+                        let row = changed.entry(key.clone()).or_insert_with(|| Changing::from(Some(Arc::clone(row))));
+                        row.now.clear(&clear.context);
                     }
                     true
                 })?;
@@ -55,13 +87,13 @@ pub fn row_changes(record: &Record, context: &VersionVector, source: &dyn RowSou
                 let row = match changed.entry(op.key.clone()) {
                     alloc::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                     alloc::collections::btree_map::Entry::Vacant(entry) => {
-                        let row = source.row(&op.key)?;
-                        entry.insert(row.map_or_else(Row::empty, |row| Row::clone(&row)))
+                        entry.insert(Changing::from(source.row(&op.key)?))
                     }
                 };
-                op.apply(record.dot, row);
+                op.apply(record.dot, &mut row.now);
             }
         }
     }
-    Ok(changed.into_iter().map(|(key, row)| (key, Arc::new(row))).collect())
+    let changes = changed.into_iter().map(|(key, row)| RowChange { key, before: row.before, after: Arc::new(row.now) });
+    Ok(changes.collect())
 }

@@ -41,7 +41,7 @@ mod time;
 mod waits;
 pub mod wire;
 
-pub use apply::{Clocks, RowChanges, row_changes};
+pub use apply::{Clocks, RowChange, RowChanges, row_changes};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
 pub use effect::{

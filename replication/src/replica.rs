@@ -202,7 +202,7 @@ impl Replica {
     fn append_record(&mut self, record: &Record, bytes: RecordBytes, store: &mut dyn Store) -> Result<(), ReadError> {
         let rows = row_changes(record, &self.clocks.context, store)?;
         if record.dot.actor != self.actor {
-            self.counts.conflicts += rows.iter().filter(|(_, row)| is_conflict(row)).count() as u64;
+            self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
         let position = store.append(Entry::Record(bytes), rows);
         self.clocks.record(record.dot);

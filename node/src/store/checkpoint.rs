@@ -13,6 +13,8 @@ pub(super) struct Checkpoint {
     pub(super) position: Position,
     /// Clocks, starts, ceiling.
     pub(super) state: Recovered,
+    /// How many rows hold something.
+    pub(super) rows: u64,
 }
 
 impl Checkpoint {
@@ -21,6 +23,7 @@ impl Checkpoint {
         let mut out = Writer::new();
         out.byte(VERSION);
         out.number(self.position.0);
+        out.number(self.rows);
         for vector in [&self.state.clocks.context, &self.state.clocks.cursor] {
             vector.encode(&mut out);
         }
@@ -48,6 +51,7 @@ impl Checkpoint {
             value => return Err(DecodeError::Unknown { what: "checkpoint version", value }),
         }
         let position = Position(input.number()?);
+        let rows = input.number()?;
         let clocks = Clocks { context: vector(&mut input)?, cursor: vector(&mut input)? };
         let ceiling = Hlc::from_bits(input.number()?);
         let count = input.length(10, body.len())?;
@@ -57,7 +61,7 @@ impl Checkpoint {
             starts.push(Start { actor, ceiling, founded_ms: input.number()? });
         }
         input.finish()?;
-        Ok(Self { position, state: Recovered { clocks, starts, ceiling } })
+        Ok(Self { position, rows, state: Recovered { clocks, starts, ceiling } })
     }
 }
 
@@ -83,9 +87,9 @@ mod tests {
             starts: vec![start],
             ceiling: Hlc::at_ms(9),
         };
-        let bytes = Checkpoint { position: Position(3), state }.encode();
+        let bytes = Checkpoint { position: Position(3), rows: 8, state }.encode();
         let back = Checkpoint::decode(&bytes).expect("reads back");
-        assert_eq!((back.position, back.state.ceiling), (Position(3), Hlc::at_ms(9)));
+        assert_eq!((back.position, back.rows, back.state.ceiling), (Position(3), 8, Hlc::at_ms(9)));
         assert_eq!((back.state.clocks.context, back.state.starts), (all, vec![start]));
         for at in [0, 1, 40, bytes.len() - 1] {
             let mut damaged = bytes.clone();

@@ -6,7 +6,7 @@
 //!
 //! **What always holds.** S1: the synced state and the memtable are those of one position, so a checkpoint is a state.
 //! S2: the overlay holds the newest row of each key that an unsynced entry changed, and nothing else. S3: the count of a
-//! set changes with the row that changes it, through all stages. S4: the rows in memory are bounded: one that would
+//! set, and that of all rows, changes with the row that changes it, through all stages. S4: the rows in memory are bounded: one that would
 //! make the memtable twice its size waits for the running checkpoint.
 
 use super::checkpoint::Checkpoint;
@@ -91,8 +91,8 @@ impl State {
     /// The storage failed: the process must end.
     pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         let counts = self.counts_after(&rows)?;
-        for (key, row) in &rows {
-            self.overlay.rows.insert(key.clone(), (position, Arc::clone(row)));
+        for change in &rows {
+            self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
@@ -105,12 +105,11 @@ impl State {
     fn counts_after(&self, rows: &RowChanges) -> Result<Vec<(CollectionKey, u64)>, ReadError> {
         // Rows are in order, and those of one collection lie together.
         let mut changes: Vec<(CollectionKey, i64)> = Vec::new();
-        for (key, row) in rows {
-            let collection = key.collection();
+        for row in rows {
+            let (collection, change) = (row.key.collection(), row.rows());
             if collection.data_type() != DataType::Set {
                 continue;
             }
-            let change = i64::from(!row.is_empty()) - i64::from(self.row(key)?.is_some());
             match changes.last_mut() {
                 Some((last, total)) if *last == collection => *total += change,
                 _ => changes.push((collection, change)),
@@ -145,13 +144,15 @@ impl State {
     }
 
     fn settle_rows(&mut self, unsynced: Unsynced, settled: &mut Settled) {
-        for (key, row) in unsynced.rows {
+        for change in unsynced.rows {
+            self.synced.rows = self.synced.rows.saturating_add_signed(change.rows());
+            let key = change.key;
             settled.system |= key.as_bytes().first() == Some(&b'_');
             // S2: a later entry may have changed it again.
             if self.overlay.rows.get(&key).is_some_and(|(at, _)| *at == unsynced.position) {
                 self.overlay.rows.remove(&key);
             }
-            self.layers.memtable.put(key, row);
+            self.layers.memtable.put(key, change.after);
         }
         for (collection, count) in unsynced.counts {
             if self.overlay.counts.get(&collection).is_some_and(|(at, _)| *at == unsynced.position) {
@@ -220,7 +221,7 @@ impl State {
     /// What readers may see now.
     pub(super) fn view(&mut self) -> View {
         let context = self.context.get_or_insert_with(|| Arc::new(self.synced.state.clocks.context.clone()));
-        View::new(self.layers.clone(), Arc::clone(context), self.synced.position)
+        View::new(self.layers.clone(), Arc::clone(context), self.synced.position, self.synced.rows)
     }
 
     /// Has something freed by another thread.

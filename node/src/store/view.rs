@@ -25,11 +25,12 @@ pub struct View {
     layers: Layers,
     context: Arc<VersionVector>,
     position: Position,
+    rows: u64,
 }
 
 impl View {
-    pub(super) fn new(layers: Layers, context: Arc<VersionVector>, position: Position) -> Self {
-        Self { layers, context, position }
+    pub(super) fn new(layers: Layers, context: Arc<VersionVector>, position: Position, rows: u64) -> Self {
+        Self { layers, context, position, rows }
     }
 
     /// The causal context that the rows stand at: everything in it is here, and durable.
@@ -42,6 +43,12 @@ impl View {
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// How many rows hold something.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 }
 

@@ -26,12 +26,13 @@ pub struct MemStore {
 }
 
 fn change(rows: &mut Rows, changes: &RowChanges) {
-    for (key, row) in changes {
-        if row.is_empty() {
-            rows.remove(key);
+    for change in changes {
+        let replaced = if change.after.is_empty() {
+            rows.remove(&change.key)
         } else {
-            rows.insert(key.clone(), Arc::clone(row));
-        }
+            rows.insert(change.key.clone(), Arc::clone(&change.after))
+        };
+        assert_eq!(replaced, change.before, "a change says what it replaces");
     }
 }
 

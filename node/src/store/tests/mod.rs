@@ -10,7 +10,7 @@ use super::{NodeStore, OpenError, Opened, StoreConfig, SyncMode};
 use atoll_crdt::{
     ActorId, CollectionKey, DataType, Dot, Draft, Hlc, ReadError, Row, RowKey, RowSource, VersionVector, sets,
 };
-use atoll_replication::{Entry, Position, Record, Recovered, Start, Store, row_changes};
+use atoll_replication::{Entry, Position, Record, Recovered, RowChanges, Start, Store, row_changes};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Fixture {
     pub(super) fn write(
         &mut self,
         write: impl FnOnce(&mut Draft<'_>) -> Result<(), ReadError>,
-    ) -> (Position, Vec<(RowKey, Arc<Row>)>) {
+    ) -> (Position, RowChanges) {
         let dot = Dot::new(self.actor, self.context.get(self.actor) + 1);
         let mut draft = Draft::new(&self.opened.store, dot, Hlc::at_ms(1), &self.context, None);
         write(&mut draft).expect("rows are readable");

@@ -2,8 +2,8 @@
 
 use super::{Fixture, Rows, rows, set, small};
 use crate::store::View;
-use atoll_crdt::{CollectionKey, DataType, RowKey, RowSource, flags, sets};
-use atoll_replication::{Position, RecordBytes, Store};
+use atoll_crdt::{CollectionKey, DataType, RowSource, flags, sets};
+use atoll_replication::{Position, RecordBytes, RowChange, Store};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,14 +58,14 @@ impl Model {
         &self.states[position.0 as usize]
     }
 
-    fn append(&mut self, changes: &[(RowKey, Arc<atoll_crdt::Row>)]) {
+    fn append(&mut self, changes: &[RowChange]) {
         let mut rows = self.states.last().cloned().unwrap_or_default();
-        for (key, row) in changes {
-            if row.is_empty() {
-                rows.remove(key);
-            } else {
-                rows.insert(key.clone(), Arc::clone(row));
-            }
+        for change in changes {
+            let replaced = match change.after.is_empty() {
+                true => rows.remove(&change.key),
+                false => rows.insert(change.key.clone(), Arc::clone(&change.after)),
+            };
+            assert_eq!(replaced, change.before, "a change says what it replaces");
         }
         self.states.push(rows);
     }
@@ -185,6 +185,7 @@ impl World {
         check_source(store, model.at(model.last()));
         let view = fixture.opened.views.current();
         check_source(&*view, model.at(view.position()));
+        assert_eq!(view.rows(), model.at(view.position()).len() as u64);
         let upto = model.log.range(..=view.position()).map(|(_, record)| record.dot());
         assert_eq!(**view.context(), upto.collect());
         for view in &self.views {
