@@ -398,7 +398,7 @@ pub(crate) struct PageArgs {
 /// `atoll status`
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// The node's admin listener
+    /// The node's admin listener; --endpoint, when typed, names it as well
     #[arg(
         long, env = "ATOLL_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:7604",
         value_parser = parsed::<Endpoint>, hide_env_values = true
@@ -500,9 +500,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
     let local = matches.subcommand_name().filter(|name| LOCAL.contains(name));
     if let Some(local) = local {
         // On the command line only: a variable is a default for those that it concerns.
-        let typed = matches.ids().find(|id| {
-            is_client_option(id.as_str()) && matches.value_source(id.as_str()) == Some(ValueSource::CommandLine)
-        });
+        let typed = matches.ids().find(|id| is_client_option(id.as_str()) && is_typed(&matches, id.as_str()));
         if let Some(id) = typed {
             let name = id.as_str().trim_start_matches(CLIENT_PREFIX);
             return Parsed::Wrong(format!(
@@ -510,10 +508,23 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
             ));
         }
     }
-    match Cli::from_arg_matches(&matches) {
-        Ok(cli) => Parsed::Command(Box::new(cli)),
-        Err(error) => explain(&error),
+    let mut cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    if let Command::Status(args) = &mut cli.command
+        && is_typed(&matches, "client.endpoint")
+        && !matches.subcommand_matches("status").is_some_and(|matches| is_typed(matches, "admin"))
+    {
+        // Whoever types an address for `status` means the address that is asked.
+        args.admin.clone_from(&cli.client.endpoints[0]);
     }
+    Parsed::Command(Box::new(cli))
+}
+
+/// Whether an option stands on the command line, and is not a variable's or the default.
+fn is_typed(matches: &clap::ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 const CLIENT_PREFIX: &str = "client.";

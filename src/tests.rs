@@ -450,7 +450,7 @@ fn status_is_a_table_for_people_and_the_same_json_for_programs() {
     }
     assert_eq!(node.asked_once().line, "GET /admin/status");
     let node = Node::answering(&[("200 OK", &[], STATUS)]);
-    let ended = atoll(&["status", "--admin", &node.url, "--json"]);
+    let ended = atoll(&["status", "--endpoint", &node.url, "--json"]);
     assert_eq!(ended.json(), serde_json::from_str::<Value>(STATUS).unwrap());
 }
 

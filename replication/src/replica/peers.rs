@@ -314,7 +314,7 @@ impl Replica {
 
     /// Asks for what a held-back record builds on, of whoever sent that record: at once when its writer has no link
     /// here, else when it is late. Otherwise every write that builds on a region which is not heard here would wait
-    /// for [`Limits::relay_after`].
+    /// for [`crate::Limits::relay_after`].
     pub(super) fn ask_for_lacking(&mut self, out: &mut Vec<Effect>) {
         let (now, limits) = (self.now.instant, self.config.limits);
         let clocks = &self.clocks;
