@@ -182,7 +182,9 @@ impl Link {
     pub(crate) fn resume(&mut self, actor: ActorId, from: u64) {
         let held = self.peer.get(actor);
         if let Some(cursor) = self.behind.get_mut(&actor) {
-            cursor.next = cursor.next.min(from.max(held + 1));
+            if !is(Mutant::NeverResend) {
+                cursor.next = cursor.next.min(from.max(held + 1));
+            }
             if !cursor.own && !is(Mutant::NoRelay) {
                 self.relayed.insert(actor);
             }
