@@ -35,6 +35,7 @@ mod names;
 mod pending;
 mod record;
 mod replica;
+pub mod sketch;
 mod status;
 mod store;
 mod time;
