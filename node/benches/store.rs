@@ -1,5 +1,5 @@
 //! Measures the store: `cargo bench -p atoll-node --bench store -- PART`, one part a process, so that memory and CPU are
-//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`.
+//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`, `pin`.
 //!
 //! A plain program and no statistics library: what is measured is whole runs of a disk and several threads, where the
 //! spread between runs says more than any within one.
@@ -10,7 +10,8 @@ use atoll_crdt::{
     registers, sets,
 };
 use atoll_node::store::{NodeStore, Opened, StoreConfig, SyncMode};
-use atoll_replication::{Entry, Position, Record, Store, row_changes};
+use atoll_replication::sketch::RowId;
+use atoll_replication::{Entry, Pinned, Position, Record, Store, row_changes};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -30,7 +31,8 @@ fn main() {
         Some("memory-opened") => memory_opened(),
         Some("read") => read(),
         Some("churn") => churn(),
-        other => println!("one of commit, publish, open, memory, read, churn; not {other:?}"),
+        Some("pin") => pin(),
+        other => println!("one of commit, publish, open, memory, read, churn, pin; not {other:?}"),
     }
 }
 
@@ -346,7 +348,10 @@ fn open() {
     let mut writer = Writer::open(config.clone(), 2);
     writer.opened.store.checkpoint();
     drop(writer);
-    opened("after a checkpoint", &config);
+    opened("after a checkpoint, by the stored sketch", &config);
+    std::fs::rename(dir.path().join("sketch"), dir.path().join("aside")).expect("moved");
+    opened("after a checkpoint, every row read", &config);
+    std::fs::rename(dir.path().join("aside"), dir.path().join("sketch")).expect("moved");
     for segment in std::fs::read_dir(dir.path().join("journal")).expect("listed") {
         let path = segment.expect("listed").path();
         if path.extension().is_some_and(|extension| extension == "idx") {
@@ -473,6 +478,70 @@ fn churn() {
             );
         }
     }
+}
+
+/// What a reconciliation asks of the store: a pinned state of a million rows, and rows by id.
+fn pin() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = StoreConfig { sync: SyncMode::Interval(Duration::from_secs(1)), ..StoreConfig::new(dir.path()) };
+    let mut writer = Writer::open(config.clone(), 1);
+    for n in 0..KEYS {
+        writer.put(n, &[7; VALUE_BYTES]);
+        if n % 500 == 499 {
+            writer.commit();
+        }
+    }
+    writer.opened.store.checkpoint();
+    drop(writer);
+    // Opened again, so that the sketch is sized for the rows.
+    let mut writer = Writer::open(config.clone(), 2);
+    let timed = |what: &str, writer: &mut Writer| {
+        let begin = Instant::now();
+        let pin = writer.opened.store.pin();
+        let pinned = begin.elapsed();
+        let begin = Instant::now();
+        writer.put(3, &[9; VALUE_BYTES]);
+        println!("{what}: {:.0} us, and {:.0} us for the next write", micros(pinned), micros(begin.elapsed()));
+        pin
+    };
+    let mut pin = timed("a pin, nothing unsynced", &mut writer);
+    println!("the sketch takes {} MiB", pin.sketch().memory_bytes() >> 20);
+    visited("from the engine", &*pin, &config);
+    for n in 0..2_000 {
+        writer.put(n * 7, &[8; VALUE_BYTES]);
+    }
+    pin = timed("a pin, 2,000 rows unsynced", &mut writer);
+    drop(pin);
+    writer.commit();
+    for n in 0..60_000 {
+        writer.put(n * 11, &[8; VALUE_BYTES]);
+        if n % 500 == 499 {
+            writer.commit();
+        }
+    }
+    pin = timed("a pin, some 60,000 rows in memory", &mut writer);
+    let begin = Instant::now();
+    pin.visit_ids(&[], &mut |_, _| ()).expect("readable");
+    println!("indexing them: {:.0} us", micros(begin.elapsed()));
+    visited("with rows in memory", &*pin, &config);
+}
+
+fn visited(what: &str, pin: &dyn Pinned, config: &StoreConfig) {
+    for wanted in [1, 100, 10_000, 100_000, KEYS] {
+        let mut numbers = Numbers(9);
+        let mut ids: Vec<RowId> = (0..wanted)
+            .map(|n| config.digest_key.id(&register(if wanted == KEYS { n } else { numbers.next() % KEYS })))
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let (mut found, begin) = (0, Instant::now());
+        pin.visit_ids(&ids, &mut |_, _| found += 1).expect("readable");
+        println!("{what}: {found} of {} ids, {:.2} us each", ids.len(), micros(begin.elapsed()) / ids.len() as f64);
+    }
+}
+
+fn micros(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e6
 }
 
 fn disk_bytes(path: &Path) -> u64 {

@@ -1,15 +1,16 @@
 //! The operators' listener: metrics, status, digests, links, draining.
 //!
-//! **What always holds.** O1: what walks all rows runs once at a time, and not at all when nothing has changed since.
-//! O2: on a listener that is not loopback everything here needs a token.
+//! **What always holds.** O1: nothing here walks rows: a root is kept, not computed. O2: on a listener that is not loopback everything here needs a token.
 //!
 //! **What is not here.** Routing and policies: reserved, and `not_supported` until they are built.
 
 use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
-use crate::app::{AppError, Digest, digest};
+use crate::app::AppError;
 use crate::auth::Gate;
+use crate::store::View;
 use atoll_client::api::{Digest as DigestAnswer, ErrorCode, LinkCommand, PeerState, PeerStatus, Status};
 use atoll_crdt::VersionVector;
+use atoll_replication::sketch::CELL_BYTES;
 use atoll_replication::{Input, LinkState, LinkStatus, NodeName};
 use axum::Router;
 use axum::body::Body;
@@ -20,10 +21,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 
 /// What Prometheus' text format is called.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,15 +42,12 @@ struct Admin {
     shared: Arc<Shared>,
     edge: Arc<Edge>,
     identity: Identity,
-    /// The last digest, and the context at which it was made. O1
-    digest: Mutex<Option<(Arc<VersionVector>, Digest)>>,
 }
 
 /// Everything that operators ask, at a listener whose gate this is.
 pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
     let edge = Edge::new(Arc::clone(shared), gate, "admin");
-    let admin =
-        Arc::new(Admin { shared: Arc::clone(shared), edge: Arc::clone(&edge), identity, digest: Mutex::default() });
+    let admin = Arc::new(Admin { shared: Arc::clone(shared), edge: Arc::clone(&edge), identity });
     let on = |handle: fn(&Arc<Admin>) -> MethodRouter| handle(&admin);
     let router = Router::new()
         .route("/metrics", on(|admin| get(answering(admin, metrics))))
@@ -91,11 +89,11 @@ async fn metrics(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
 }
 
 async fn status(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
-    let (context, digest) = admin.digest().await?;
     let app = admin.shared.app();
+    let view = app.view();
     let snapshot = app.status().snapshot();
     let mut vector = snapshot.vector.clone();
-    vector.join(&context);
+    vector.join(view.context());
     json(&Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: admin.identity.cluster.clone(),
@@ -103,17 +101,17 @@ async fn status(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
         region: app.region().as_str().to_owned(),
         actor: snapshot.actor.to_string(),
         vector: seqs(&vector),
-        durable: seqs(&context),
+        durable: seqs(view.context()),
         peers: snapshot.peers.iter().map(peer).collect(),
-        rows: digest.rows,
-        root: digest.root,
+        rows: view.rows(),
+        root: root(&view),
         clock_skew_ms: snapshot.clock_skew_ms.map(|skew| skew as f64),
     })
 }
 
 async fn digests(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
-    let (context, digest) = admin.digest().await?;
-    json(&DigestAnswer { root: digest.root, vector: seqs(&context) })
+    let view = admin.shared.app().view();
+    json(&DigestAnswer { root: root(&view), vector: seqs(view.context()) })
 }
 
 async fn link(admin: Arc<Admin>, request: Request) -> Result<Response, Failure> {
@@ -143,22 +141,15 @@ fn reserved(edge: &Arc<Edge>) -> impl Fn(Request) -> std::future::Ready<Response
     }
 }
 
-impl Admin {
-    /// The digest of the newest synced view, with its context. O1
-    async fn digest(&self) -> Result<(Arc<VersionVector>, Digest), Failure> {
-        let mut last = self.digest.lock().await;
-        let app = self.shared.app();
-        let view = app.view();
-        let context = Arc::clone(view.context());
-        if let Some((at, digest)) = &*last
-            && *at == context
-        {
-            return Ok((context, digest.clone()));
-        }
-        let digest = app.scan(view, digest).await?;
-        *last = Some((Arc::clone(&context), digest.clone()));
-        Ok((context, digest))
-    }
+/// The sum over a view's rows, in hexadecimal.
+fn root(view: &View) -> String {
+    let mut bytes = Vec::with_capacity(CELL_BYTES);
+    view.root().encode(&mut bytes);
+    bytes.iter().fold(String::with_capacity(2 * CELL_BYTES), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn peer(of: &LinkStatus) -> PeerStatus {
@@ -168,9 +159,11 @@ fn peer(of: &LinkStatus) -> PeerStatus {
         LinkState::Connecting => PeerState::Connecting,
         LinkState::Live => PeerState::Live,
         LinkState::CatchingUp => PeerState::CatchingUp,
+        LinkState::Reconciling => PeerState::Reconciling,
+        LinkState::Bootstrapping => PeerState::Bootstrapping,
         LinkState::Paused => PeerState::Paused,
     };
-    let is_connected = matches!(of.state, LinkState::Live | LinkState::CatchingUp);
+    let is_connected = of.state.carries_records();
     PeerStatus {
         node: of.node.as_str().to_owned(),
         region: of.region.as_str().to_owned(),

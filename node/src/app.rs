@@ -10,7 +10,6 @@
 //!
 //! **What is not here.** HTTP, JSON and percent signs: [`crate::api`]. The protocol: `atoll-replication`.
 
-mod digest;
 mod listing;
 mod origins;
 mod reading;
@@ -27,7 +26,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use digest::{Digest, digest};
 pub use listing::{Cursor, KeysPage, KeysQuery};
 pub use reading::{MembersPage, Reading, Sibling};
 pub use status::{NodeStatus, RegionFreshness, Snapshot};

@@ -139,7 +139,7 @@ pub struct Limits {
     pub quic_streams: u32,
     /// Reads that wait until this node has seen what their session has.
     pub waiting_reads: u32,
-    /// Reads at once that walk many rows: pages, maps, listings, digests.
+    /// Reads at once that walk many rows: pages, maps, listings.
     pub scans: u32,
 }
 

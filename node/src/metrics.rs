@@ -53,6 +53,12 @@ pub struct StoreReading {
     pub commits: Vec<(f64, u64)>,
     /// Seconds spent in all syncs.
     pub commit_seconds: f64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Segments of the log that were dropped.
+    pub segments_dropped: u64,
+    /// Those of them that a member may still have asked for.
+    pub segments_dropped_by_cap: u64,
 }
 
 /// The listeners that clients and operators connect to.
@@ -213,6 +219,11 @@ struct Reason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Direction {
     direction: &'static str,
 }
@@ -263,9 +274,23 @@ impl Asking {
         ];
         let records = records.into_iter().map(|(direction, count)| (Direction { direction }, count));
         counters(out, "records", "Records written here, applied from others, sent, and received in vain", records)?;
+        let sessions = [
+            ("finished", counts.sessions_finished),
+            ("given_up", counts.sessions_given_up),
+            ("too_large", counts.sessions_too_large),
+            ("granted", counts.sessions_granted),
+        ];
+        let sessions = sessions.into_iter().map(|(outcome, count)| (Outcome { outcome }, count));
+        let help =
+            "Reconciliations: those in which this node took state over, by how they ended, and those granted to peers";
+        counters(out, "reconciliations", help, sessions)?;
+        counter(out, "rows_adopted", "Rows that reconciliations changed here", counts.rows_adopted)?;
+        counter(out, "proofs", "Comparisons of roots with a peer that holds the same", counts.proofs)?;
+        let help = "Those in which the roots differed: rows are wrong, here or there";
+        counter(out, "divergence", help, counts.divergences)?;
         let skew = snapshot.clock_skew_ms.unwrap_or(0) as f64 / 1_000.0;
         gauge(out, "clock_skew", "This clock's distance from the peers' median", Some(&Unit::Seconds), skew)?;
-        let help = "Actors whose records wait because they are stamped too far ahead of this clock";
+        let help = "Actors whose records wait: stamped too far ahead of this clock, or killing what their writer cannot have seen";
         gauge(out, "parked_actors", help, None, snapshot.parked_actors as f64)?;
         let help = "Bytes of records held back because something before them is missing";
         gauge(out, "pending", help, Some(&Unit::Bytes), snapshot.pending_bytes as f64)?;
@@ -279,6 +304,10 @@ impl Asking {
         if let Some(bytes) = reading.disk_bytes {
             gauge(out, "disk", "Bytes of the data directory", Some(&Unit::Bytes), bytes as f64)?;
         }
+        gauge(out, "log", "Bytes of the log", Some(&Unit::Bytes), reading.log_bytes as f64)?;
+        counter(out, "log_segments_dropped", "Segments of the log that were dropped", reading.segments_dropped)?;
+        let help = "Segments of the log that were dropped although a member may lack what is in them";
+        counter(out, "log_segments_dropped_by_cap", help, reading.segments_dropped_by_cap)?;
         if reading.commits.is_empty() {
             return Ok(());
         }
@@ -353,6 +382,9 @@ mod tests {
                 disk_bytes: Some(4096),
                 commits: vec![(0.001, 2), (f64::INFINITY, 1)],
                 commit_seconds: 0.5,
+                log_bytes: 7 << 20,
+                segments_dropped: 4,
+                segments_dropped_by_cap: 1,
             }),
             peer_faults: Box::new(|| vec![("frame", 2)]),
             certificate_not_after_unix_s: Some(0),
@@ -389,6 +421,9 @@ mod tests {
             "atoll_peer_faults_total{reason=\"frame\"} 2",
             "atoll_refusals_total{code=\"out_of_range\"} 1",
             "atoll_ready 1",
+            "atoll_log_bytes 7340032",
+            "atoll_log_segments_dropped_total 4",
+            "atoll_log_segments_dropped_by_cap_total 1",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

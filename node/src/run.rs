@@ -17,10 +17,14 @@ use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Sources, StoreReading};
 use crate::peer::{self, FaultCounts, PeerConfig, PeerHandle};
 use crate::roster::{self, MemberRow};
-use crate::store::{CommitStats, NodeStore, OpenError, Opened, SYNC_BUCKETS_US, StoreConfig, SyncMode, Views};
+use crate::store::{
+    CommitStats, NodeStore, OpenError, Opened, Retention, SYNC_BUCKETS_US, StoreConfig, StoreStats, SyncMode, Views,
+};
 use crate::tls::{PeerIdentity, Tls, TlsError, TlsFiles};
 use crate::{admin, quic};
 use atoll_crdt::ActorId;
+use atoll_crdt::codec::Writer;
+use atoll_replication::sketch::DigestKey;
 use atoll_replication::{Limits, Position, Replica};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -80,6 +84,7 @@ struct Engine {
     status: Arc<NodeStatus>,
     peers: Option<PeerHandle>,
     commit_stats: Arc<CommitStats>,
+    store_stats: Arc<StoreStats>,
     system_changes: watch::Receiver<u64>,
     actor: ActorId,
     replica_thread: std::thread::JoinHandle<()>,
@@ -216,7 +221,7 @@ fn serve(
 /// What other parts know, for whoever reads the metrics.
 fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
     let (commits, dir, peers) = (Arc::clone(&engine.commit_stats), config.data_dir.clone(), engine.peers.clone());
-    let views = Arc::clone(&engine.views);
+    let (views, log) = (Arc::clone(&engine.views), Arc::clone(&engine.store_stats));
     Sources {
         status: Arc::clone(&engine.status),
         store: Box::new(move || {
@@ -226,6 +231,9 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 disk_bytes: disk_bytes(&dir).ok(),
                 commits: bounds.zip(commits.buckets()).collect(),
                 commit_seconds: commits.sync_us() as f64 / 1e6,
+                log_bytes: log.log_bytes(),
+                segments_dropped: log.segments_dropped(),
+                segments_dropped_by_cap: log.segments_dropped_by_cap(),
             }
         }),
         peer_faults: Box::new(move || {
@@ -291,8 +299,22 @@ fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
     Ok(Some(tls))
 }
 
-fn store_config(config: &Config) -> StoreConfig {
+/// The secret under which this cluster digests rows: all its nodes have the CA's certificate, and derive the same.
+fn digest_key(config: &Config, tls: Option<&Tls>) -> DigestKey {
+    let mut secret = Writer::new();
+    secret.bytes(config.cluster.as_bytes());
+    secret.bytes(tls.map_or(&[], |tls| tls.ca().as_ref()));
+    DigestKey::derive(secret.as_bytes())
+}
+
+fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
     StoreConfig {
+        digest_key: digest_key(config, tls),
+        retain: Retention {
+            min: config.log.retain_min,
+            max: config.log.retain_max,
+            max_bytes: config.log.retain_max_bytes,
+        },
         dir: config.data_dir.clone(),
         cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         sync: match config.sync {
@@ -320,7 +342,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     let clock = Clock::start();
     let (inbox, events) = Inbox::new();
     let synced = SyncedUpTo::default();
-    let opened = open_store(config, &inbox, &synced)?;
+    let opened = open_store(config, tls, &inbox, &synced)?;
     let Opened { mut store, recovered, views, commits } = opened;
     let actor = ActorId::new(rand::random());
     let replica = Replica::start(replica_config(config, found), actor, clock.now(), recovered, &mut store)?;
@@ -331,7 +353,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     };
     let (system_changes, changes) = watch::channel(0);
     let (alive, replica_ended) = mpsc::channel(1);
-    let commit_stats = commits.stats();
+    let (commit_stats, store_stats) = (commits.stats(), store.stats());
     let driver = Driver {
         replica,
         store,
@@ -350,13 +372,24 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     };
     let replica_thread = driver.spawn(events)?;
     let system_changes = changes;
-    Ok(Engine { inbox, views, status, peers, commit_stats, system_changes, actor, replica_thread, replica_ended })
+    Ok(Engine {
+        inbox,
+        views,
+        status,
+        peers,
+        commit_stats,
+        store_stats,
+        system_changes,
+        actor,
+        replica_thread,
+        replica_ended,
+    })
 }
 
-fn open_store(config: &Config, inbox: &Inbox, synced: &SyncedUpTo) -> Result<Opened, OpenError> {
+fn open_store(config: &Config, tls: Option<&Tls>, inbox: &Inbox, synced: &SyncedUpTo) -> Result<Opened, OpenError> {
     let (synced, nudge) = (synced.clone(), inbox.clone());
     NodeStore::open(
-        store_config(config),
+        store_config(config, tls),
         move |position| {
             synced.raise(position);
             nudge.tick();

@@ -3,19 +3,22 @@
 //! **What always holds.** A1: `LV ≤ CC`. A2: a record within `CC` changes no row: its effect is there, or was undone by
 //! something else that is there. A3: rows and clocks change together, by one entry (S1).
 
+use crate::adoption::Adoption;
 use crate::record::Record;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{Dot, Op, ReadError, Row, RowKey, RowSource, VersionVector};
 
-/// The two clocks of a node, which are never one: what is applied, and where to go on pulling.
+/// The clocks of a node, which are never one: what is applied, and where to go on pulling.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Clocks {
     /// `CC`: every dot whose effect the rows contain. For joins, dependencies, tokens, acknowledgements.
     pub context: VersionVector,
     /// `LV`: how far each actor's log was taken in. For pulling, and for dropping duplicates.
     pub cursor: VersionVector,
+    /// Records up to here are in no log here, whatever is stored: the cursor was raised over them by a reconciliation.
+    pub unlogged: VersionVector,
 }
 
 impl Clocks {
@@ -24,6 +27,20 @@ impl Clocks {
         debug_assert_eq!(self.cursor.get(dot.actor) + 1, dot.seq, "S2: in order");
         self.cursor.include(dot);
         self.context.include(dot);
+    }
+
+    /// Takes over a peer's clocks, together with its rows.
+    pub fn adopt(&mut self, adoption: &Adoption) {
+        self.context.join(&adoption.context);
+        self.cursor.join(&adoption.cursor);
+        self.unlogged.join(&adoption.cursor);
+    }
+
+    /// For each actor on which the cursor is behind the context, the seq it goes on with.
+    #[must_use]
+    pub fn wanted(&self) -> VersionVector {
+        let behind = self.context.iter().filter(|dot| !self.cursor.covers(*dot));
+        behind.map(|dot| Dot::new(dot.actor, self.cursor.get(dot.actor) + 1)).collect()
     }
 }
 

@@ -52,6 +52,18 @@ pub struct Limits {
     pub resend_max: Duration,
     /// A link on which nothing was heard for this long is given up.
     pub silent_after: Duration,
+    /// How long nobody could serve what this node lacks before it reconciles; and the pause after a session that failed.
+    pub reconcile_after: Duration,
+    /// A reconciliation in which nothing moves for this long is given up.
+    pub reconcile_idle: Duration,
+    /// Bytes of rows held aside during a reconciliation. One that needs more is given up.
+    pub staged_bytes: usize,
+    /// Peers that may take this node's state over at once; each pins a snapshot.
+    pub sources: usize,
+    /// Between two roots told to a peer that holds the same.
+    pub prove_every: Duration,
+    /// Between two times of truncating the log.
+    pub truncate_every: Duration,
     /// A clock that differs by more than this from the peers' median refuses writes that it would decide.
     pub skew_max_ms: u64,
 }
@@ -70,6 +82,12 @@ impl Default for Limits {
             ask_after: Duration::from_millis(50),
             resend_max: Duration::from_secs(30),
             silent_after: Duration::from_secs(3),
+            reconcile_after: Duration::from_millis(500),
+            reconcile_idle: Duration::from_secs(30),
+            staged_bytes: 1 << 30,
+            sources: 2,
+            prove_every: Duration::from_secs(10),
+            truncate_every: Duration::from_secs(1),
             skew_max_ms: 250,
         }
     }

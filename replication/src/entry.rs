@@ -1,9 +1,11 @@
 //! Journal entries: the unit in which state changes (S1).
 //!
-//! The store frames, checksums and syncs them; what they mean is decided here. Kinds 4 and up are kept for staged
-//! reconciliations, roster and truncation marks; a journal that holds a kind unknown to this build is not opened.
+//! The store frames, checksums and syncs them; what they mean is decided here. A journal that holds a kind unknown
+//! to this build is not opened.
 
+use crate::adoption::Adoption;
 use crate::record::RecordBytes;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
 use atoll_crdt::{ActorId, Hlc};
@@ -28,6 +30,8 @@ pub enum Entry {
     Ceiling(Hlc),
     /// A record of any actor, verbatim.
     Record(RecordBytes),
+    /// The end of a reconciliation.
+    Adopt(Arc<Adoption>),
 }
 
 impl Entry {
@@ -49,6 +53,10 @@ impl Entry {
                 writer.byte(3);
                 writer.raw(record.as_bytes());
             }
+            Self::Adopt(adoption) => {
+                writer.byte(4);
+                adoption.encode(&mut writer);
+            }
         }
         *out = writer.into_bytes();
     }
@@ -67,6 +75,7 @@ impl Entry {
             }),
             2 => Self::Ceiling(Hlc::from_bits(input.number()?)),
             3 => return RecordBytes::check(input.rest().into()).map(Self::Record),
+            4 => Self::Adopt(Arc::new(Adoption::decode(&mut input)?)),
             value => return Err(DecodeError::Unknown { what: "journal entry", value }),
         };
         input.finish()?;

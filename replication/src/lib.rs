@@ -21,6 +21,7 @@
 
 extern crate alloc;
 
+mod adoption;
 mod apply;
 mod command;
 mod config;
@@ -33,6 +34,7 @@ mod link;
 pub mod mutants;
 mod names;
 mod pending;
+mod reconcile;
 mod record;
 mod replica;
 pub mod sketch;
@@ -42,6 +44,7 @@ mod time;
 mod waits;
 pub mod wire;
 
+pub use adoption::Adoption;
 pub use apply::{Clocks, RowChange, RowChanges, row_changes};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
@@ -49,9 +52,11 @@ pub use effect::{
     DisconnectReason, Effect, Input, LinkId, RequestId, SeedIndex, WriteError, WriteOutcome, WriteRequest,
 };
 pub use entry::{Entry, Start};
+pub use link::LogState;
 pub use names::{NameError, NodeName, RegionName};
+pub use reconcile::message::{Open, Reconcile, RowState, SessionId, Span, States, Step};
 pub use record::{RECORD_BYTES_MAX, Record, RecordBytes};
 pub use replica::Replica;
 pub use status::{Counts, LinkState, LinkStatus, Readiness};
-pub use store::{Position, Recovered, Store};
+pub use store::{Pinned, Position, Recovered, Store};
 pub use time::{Instant, Now};

@@ -17,6 +17,7 @@ use crate::names::{NodeName, RegionName};
 use crate::time::Instant;
 use crate::wire::Hello;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, VersionVector};
 use core::time::Duration;
 
@@ -46,18 +47,35 @@ pub(crate) struct Link {
     pub(crate) up_at: Instant,
     pub(crate) heard_at: Instant,
     pub(crate) ping_at: Instant,
+    /// When to tell the peer a root next.
+    pub(crate) prove_at: Instant,
     pub(crate) rtt: Option<Duration>,
     /// The peer's wall clock less this node's, in milliseconds, less half the round trip towards zero.
     pub(crate) offset_ms: Option<i64>,
-    /// What the peer holds durably, as it said.
+    /// What the peer holds durably, as it said: its context.
     peer: VersionVector,
+    /// Where its log cursors are behind that, the seqs with which they go on.
+    wanted: VersionVector,
+    /// From which seqs on its log can serve, where that is not from the first.
+    starts: VersionVector,
     /// What this side told it holds durably.
     pub(crate) told: VersionVector,
+    /// What this side told of its log.
+    pub(crate) told_log: LogState,
     pub(crate) told_at: Instant,
     behind: BTreeMap<ActorId, Cursor>,
     /// Other nodes' actors whose records the peer gets through this side.
     relayed: BTreeSet<ActorId>,
     outstanding_bytes: usize,
+}
+
+/// What a node tells of its log beside what it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// Where its cursors are behind its context, the seqs with which they go on.
+    pub wanted: VersionVector,
+    /// From which seqs on its log can serve, where that is not from the first.
+    pub starts: VersionVector,
 }
 
 /// What to read from the log and send.
@@ -78,10 +96,14 @@ impl Link {
             up_at: now,
             heard_at: now,
             ping_at: now,
+            prove_at: now,
             rtt: None,
             offset_ms: None,
             peer: VersionVector::new(),
+            wanted: VersionVector::new(),
+            starts: VersionVector::new(),
             told: VersionVector::new(),
+            told_log: LogState::default(),
             told_at: now,
             behind: BTreeMap::new(),
             relayed: BTreeSet::new(),
@@ -110,42 +132,86 @@ impl Link {
 
     /// This node's log of `dot.actor` reaches `dot` now.
     pub(crate) fn exists(&mut self, dot: Dot, own: bool, now: Instant, limits: &Limits) {
-        if self.peer.covers(dot) {
+        let next = self.cursor(dot.actor) + 1;
+        if next > dot.seq {
             return;
         }
         let patience = self.patience(limits);
-        let next = self.peer.get(dot.actor) + 1;
         let fresh = Cursor { next, last: dot.seq, moved_at: now, patience, own };
         let cursor = self.behind.entry(dot.actor).or_insert(fresh);
         cursor.last = cursor.last.max(dot.seq);
     }
 
+    /// How far the peer's cursor is in an actor's log, as it said.
+    fn cursor(&self, actor: ActorId) -> u64 {
+        match self.wanted.get(actor) {
+            0 => self.peer.get(actor),
+            wanted => wanted - 1,
+        }
+    }
+
+    /// All the peer's cursors.
+    pub(crate) fn cursors(&self) -> VersionVector {
+        self.peer.iter().map(|dot| Dot::new(dot.actor, self.cursor(dot.actor))).collect()
+    }
+
+    /// Whether the peer can send this record.
+    pub(crate) fn can_serve(&self, dot: Dot) -> bool {
+        (self.starts.get(dot.actor)..=self.cursor(dot.actor)).contains(&dot.seq)
+    }
+
     /// The peer reports more of what it holds durably.
     pub(crate) fn reported(&mut self, durable: &VersionVector, now: Instant, limits: &Limits) {
-        let patience = self.patience(limits);
-        for dot in durable.iter().filter(|dot| !self.peer.covers(*dot)).collect::<alloc::vec::Vec<_>>() {
+        for dot in durable.iter().filter(|dot| !self.peer.covers(*dot)).collect::<Vec<_>>() {
             self.peer.include(dot);
-            if self.behind.get(&dot.actor).is_none_or(|cursor| dot.seq >= cursor.next) {
-                // It came by another way, and sooner.
-                self.relayed.remove(&dot.actor);
+            if self.wanted.get(dot.actor) == 0 {
+                self.moved(dot, now, limits);
             }
-            if let Some(cursor) = self.behind.get_mut(&dot.actor) {
-                if dot.seq >= cursor.last {
-                    self.behind.remove(&dot.actor);
-                    continue;
-                }
-                cursor.next = cursor.next.max(dot.seq + 1);
-                cursor.moved_at = now;
-                cursor.patience = patience;
+        }
+    }
+
+    /// The peer tells of its log; says whether its cursors are elsewhere than was known.
+    pub(crate) fn reported_log(&mut self, log: LogState, now: Instant, limits: &Limits) -> bool {
+        self.starts = log.starts;
+        if self.wanted == log.wanted || is(Mutant::PullFromContext) {
+            return false;
+        }
+        let before = core::mem::replace(&mut self.wanted, log.wanted);
+        for actor in before.iter().map(|dot| dot.actor) {
+            self.moved(Dot::new(actor, self.cursor(actor)), now, limits);
+        }
+        for dot in self.wanted.iter().filter(|dot| before.get(dot.actor) == 0).collect::<Vec<_>>() {
+            // What was taken as held is sent after all.
+            self.behind.remove(&dot.actor);
+        }
+        true
+    }
+
+    /// The peer's cursor is at `dot`.
+    fn moved(&mut self, dot: Dot, now: Instant, limits: &Limits) {
+        let patience = self.patience(limits);
+        if self.behind.get(&dot.actor).is_none_or(|cursor| dot.seq >= cursor.next) {
+            // It came by another way, and sooner.
+            self.relayed.remove(&dot.actor);
+        }
+        if let Some(cursor) = self.behind.get_mut(&dot.actor) {
+            if dot.seq >= cursor.last {
+                self.behind.remove(&dot.actor);
+                return;
             }
+            cursor.next = cursor.next.max(dot.seq + 1);
+            cursor.moved_at = now;
+            cursor.patience = patience;
         }
     }
 
     /// The next thing to send, if the window has room. Call [`Self::sent`] with what became of it.
     pub(crate) fn next_send(&mut self, now: Instant, limits: &Limits) -> Option<Send> {
-        if !self.is_live() || self.outstanding_bytes >= limits.link_window_bytes {
+        if !self.has_room(limits) {
             return None;
         }
+        let (peer, wanted) = (&self.peer, &self.wanted);
+        let held = |actor| if wanted.get(actor) == 0 { peer.get(actor) } else { wanted.get(actor) - 1 };
         for (actor, cursor) in &mut self.behind {
             let stalled = now.since(cursor.moved_at) >= cursor.patience;
             if cursor.next > cursor.last {
@@ -153,7 +219,7 @@ impl Link {
                     continue;
                 }
                 // L2: sent, and not reported in time.
-                cursor.next = self.peer.get(*actor) + 1;
+                cursor.next = held(*actor) + 1;
                 cursor.patience = (cursor.patience * 2).min(limits.resend_max);
                 cursor.moved_at = now;
             } else if !cursor.own && !self.relayed.contains(actor) {
@@ -170,6 +236,16 @@ impl Link {
         None
     }
 
+    /// Whether the window has room.
+    pub(crate) fn has_room(&self, limits: &Limits) -> bool {
+        self.is_live() && self.outstanding_bytes < limits.link_window_bytes
+    }
+
+    /// `bytes` of something else than records went to the driver.
+    pub(crate) fn handed(&mut self, bytes: usize) {
+        self.outstanding_bytes += bytes;
+    }
+
     /// `bytes` of records up to `upto` went to the driver; 0 when the log could not serve.
     pub(crate) fn sent(&mut self, send: Send, upto: Option<u64>, bytes: usize) {
         self.outstanding_bytes += bytes;
@@ -180,7 +256,7 @@ impl Link {
 
     /// The peer asks for an actor's records from `from` on: it had no room for them, or waits for them.
     pub(crate) fn resume(&mut self, actor: ActorId, from: u64) {
-        let held = self.peer.get(actor);
+        let held = self.cursor(actor);
         if let Some(cursor) = self.behind.get_mut(&actor) {
             if !is(Mutant::NeverResend) {
                 cursor.next = cursor.next.min(from.max(held + 1));
@@ -198,7 +274,7 @@ impl Link {
 
     /// How many records of one actor the peer lacks, at most over actors.
     pub(crate) fn lacks_records(&self) -> u64 {
-        self.behind.iter().map(|(actor, cursor)| cursor.last - self.peer.get(*actor)).max().unwrap_or(0)
+        self.behind.iter().map(|(actor, cursor)| cursor.last.saturating_sub(self.cursor(*actor))).max().unwrap_or(0)
     }
 
     /// Bytes at the driver; for bounds in simulations.

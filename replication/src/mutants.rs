@@ -24,11 +24,21 @@ pub enum Mutant {
     NoRelay,
     /// A record's dependencies leave out what the writer took in since its last record.
     ForgetDeps,
+    /// Rows that were equal when a reconciliation began, and changed since, are not merged at its end.
+    ForgetInFlight,
+    /// A reconciliation takes over the context for lost actors only.
+    AdoptLostOnly,
+    /// Lost actors are those whose log cursor at the peer is ahead of its log, not those whose context is.
+    LostByCursor,
+    /// A reconciliation raises the cursor of no actor.
+    KeepCursor,
+    /// Peers go on from what the context covers, not from where the cursor is.
+    PullFromContext,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -37,6 +47,11 @@ impl Mutant {
         Self::NeverResend,
         Self::NoRelay,
         Self::ForgetDeps,
+        Self::ForgetInFlight,
+        Self::AdoptLostOnly,
+        Self::LostByCursor,
+        Self::KeepCursor,
+        Self::PullFromContext,
     ];
 }
 

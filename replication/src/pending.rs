@@ -12,13 +12,14 @@ use crate::record::{Record, RecordBytes};
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use atoll_crdt::{ActorId, Dot, codec::DecodeError};
+use atoll_crdt::{ActorId, Dot, VersionVector, codec::DecodeError};
 
 #[derive(Debug)]
 struct Queue {
     records: BTreeMap<u64, (RecordBytes, Record)>,
     bytes: usize,
-    /// Its next record is stamped too far ahead of this node's clock.
+    /// Its next record is not to be believed: stamped too far ahead of this node's clock, or killing what its writer
+    /// cannot have seen.
     parked: bool,
     /// When something was last added or taken out.
     moved_at: Instant,
@@ -96,18 +97,19 @@ impl Pending {
     pub(crate) fn next(
         &mut self,
         clocks: &Clocks,
-        is_believable: impl Fn(&Record) -> bool,
+        is_believable: impl Fn(&Record, &VersionVector) -> bool,
     ) -> Option<(RecordBytes, Record)> {
         let mut ready = None;
         for (actor, queue) in &mut self.queues {
             let next = clocks.cursor.get(*actor) + 1;
             queue.parked = false;
             let Some((_, record)) = queue.records.get(&next) else { continue };
-            let covered = clocks.context.covers(record.dot) || record.deps.leq(&clocks.context);
+            let covered_already = clocks.context.covers(record.dot);
+            let covered = covered_already || record.deps.leq(&clocks.context);
             if !covered && !is(Mutant::NoDeps) {
                 continue;
             }
-            if is_believable(record) {
+            if covered_already || is_believable(record, &clocks.context) {
                 ready = Some((*actor, next));
                 break;
             }
@@ -176,7 +178,7 @@ impl Pending {
         self.queues.get(&dot.actor).is_some_and(|queue| queue.records.contains_key(&dot.seq))
     }
 
-    /// Actors whose stream waits because of a stamp too far ahead.
+    /// Actors whose stream waits because of a record that is not to be believed.
     pub(crate) fn parked(&self) -> Vec<ActorId> {
         self.queues.iter().filter(|(_, queue)| queue.parked).map(|(actor, _)| *actor).collect()
     }

@@ -33,6 +33,18 @@ pub struct Record {
     pub ops: Vec<Op>,
 }
 
+impl Record {
+    /// Whether what it kills is in a context that covers its dependencies, as everything a truthful writer had seen is:
+    /// the context stays closed under kills. One that is not would kill what has yet to arrive.
+    #[must_use]
+    pub fn is_closed_in(&self, context: &VersionVector) -> bool {
+        self.ops.iter().all(|op| match op {
+            Op::Row(op) => op.kills.iter().all(|dot| context.covers(*dot)),
+            Op::Clear(clear) => clear.context.leq(context),
+        })
+    }
+}
+
 /// A record as bytes that were checked: the checksum matches and the header reads.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecordBytes {

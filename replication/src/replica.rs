@@ -10,10 +10,11 @@
 //! leave for peers before they are durable, which is safe because no actor is ever used again (S4).
 //!
 //! **What is not here.** Choosing the actor's number, the disk, the sockets: the driver. Conversations with peers:
-//! [`peers`]. Reconciliation and bootstrap by snapshot: not yet; a node joins by taking in whole logs.
+//! [`peers`], [`reconcile`].
 
 mod check;
 mod peers;
+mod reconcile;
 mod reports;
 mod writes;
 
@@ -23,9 +24,11 @@ use crate::effect::{Effect, Input, LinkId, RequestId, SeedIndex, WriteOutcome};
 use crate::entry::{Entry, Start};
 use crate::freshness::Freshness;
 use crate::levels::Levels;
-use crate::link::Link;
+use crate::link::{Link, LogState};
 use crate::names::NodeName;
 use crate::pending::Pending;
+use crate::reconcile::receiver::Receiver;
+use crate::reconcile::source::Source;
 use crate::record::{Record, RecordBytes};
 use crate::status::{Counts, Readiness};
 use crate::store::{Position, Recovered, Store};
@@ -43,6 +46,14 @@ struct Unsynced {
     outcome: WriteOutcome,
     regions: u32,
     deadline: Instant,
+}
+
+/// What an entry adds to the durable context.
+#[derive(Debug)]
+enum Unapplied {
+    Nothing,
+    Record(Dot),
+    Context(VersionVector),
 }
 
 /// A record that others build on, and when to ask for it.
@@ -72,8 +83,8 @@ pub struct Replica {
     clocks: Clocks,
     /// The context that is durable: what peers are told, and what readers see.
     durable: VersionVector,
-    /// Appended entries that are not durable: their place, and the record if it is one.
-    appended: VecDeque<(Position, Option<Dot>)>,
+    /// Appended entries that are not durable: their place, and what becomes durable with them.
+    appended: VecDeque<(Position, Unapplied)>,
     last_position: Position,
     unsynced: VecDeque<Unsynced>,
     /// How many of those will wait for other regions.
@@ -96,9 +107,21 @@ pub struct Replica {
     lacking: BTreeMap<ActorId, Lack>,
     levels: Levels,
     waits: Waits,
+    /// What there is to say of the log.
+    log: LogState,
+    /// What each other member was last known to hold durably.
+    held_by: BTreeMap<NodeName, VersionVector>,
+    /// The session in which this node takes state over.
+    receiving: Option<Receiver>,
+    /// Sessions in which peers do.
+    sources: BTreeMap<LinkId, Source>,
+    next_session: u64,
+    /// Since when no peer could send what is lacking.
+    lost_since: Option<Instant>,
+    truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
-    /// Whether applying stopped for lack of a believable clock; for the alarm.
+    /// Actors whose streams stopped at a record that cannot be believed; for the alarm.
     parked: Vec<ActorId>,
     now: Now,
 }
@@ -127,13 +150,13 @@ impl Replica {
         let position = store.append(Entry::Start(start), Vec::new());
         let mut freshness = Freshness::default();
         freshness.advanced(&recovered.clocks.context);
-        Ok(Self {
+        let mut replica = Self {
             config,
             actor,
             former: recovered.starts.iter().map(|start| start.actor).collect(),
             durable: recovered.clocks.context.clone(),
             clocks: recovered.clocks,
-            appended: VecDeque::from([(position, None)]),
+            appended: VecDeque::from([(position, Unapplied::Nothing)]),
             last_position: position,
             unsynced: VecDeque::new(),
             unsynced_levels: 0,
@@ -151,11 +174,20 @@ impl Replica {
             lacking: BTreeMap::new(),
             levels: Levels::default(),
             waits: Waits::default(),
+            log: LogState::default(),
+            held_by: BTreeMap::new(),
+            receiving: None,
+            sources: BTreeMap::new(),
+            next_session: 0,
+            lost_since: None,
+            truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
             parked: Vec::new(),
             now,
-        })
+        };
+        replica.refresh_log(store);
+        Ok(replica)
     }
 
     /// Handles one input; what is to be done about it is appended to `out`.
@@ -188,6 +220,7 @@ impl Replica {
             }
             Input::LinkDown(link) => {
                 self.links.remove(&link);
+                self.link_gone(link, out);
             }
             Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
             Input::Members(members) => self.on_members(&members),
@@ -204,9 +237,13 @@ impl Replica {
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
+        if let Some(receiver) = &mut self.receiving {
+            receiver.changed(rows.iter().map(|change| &change.key));
+        }
         let position = store.append(Entry::Record(bytes), rows);
         self.clocks.record(record.dot);
-        self.appended.push_back((position, Some(record.dot)));
+        self.cursor_moved(record.dot.actor);
+        self.appended.push_back((position, Unapplied::Record(record.dot)));
         self.last_position = position;
         let own = self.is_own(record.dot.actor);
         for link in self.links.values_mut().filter(|link| link.is_live()) {
@@ -219,9 +256,9 @@ impl Replica {
     fn apply_pending(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         let wall_ms = self.now.wall_ms;
         let mut applied = false;
-        while let Some((bytes, record)) =
-            self.pending.next(&self.clocks, |record| check_not_ahead(record.at, wall_ms).is_ok())
-        {
+        while let Some((bytes, record)) = self.pending.next(&self.clocks, |record, context| {
+            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context)
+        }) {
             // The stamp was just found believable, so it moves the clock.
             let _ = self.clock.observe(record.at, wall_ms);
             self.append_record(&record, bytes, store)?;
@@ -233,18 +270,33 @@ impl Replica {
         if applied {
             self.pending.forget_applied(&self.clocks);
             self.ask_for_dropped(out);
-            for (request, write) in self.waits.covered(&self.clocks.context) {
-                self.on_write(request, write, store, out)?;
-            }
-            if matches!(self.phase, Phase::Asking(_)) {
-                // Records exist: somebody has founded meanwhile.
-                let mut held = VersionVector::new();
-                self.links.values().for_each(|link| held.join(link.peer()));
-                self.phase = Phase::Joining(held);
-            }
-            self.joined_yet();
+            self.context_grew(store, out)?;
         }
         Ok(())
+    }
+
+    /// What waited for the context goes on.
+    fn context_grew(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        for (request, write) in self.waits.covered(&self.clocks.context) {
+            self.on_write(request, write, store, out)?;
+        }
+        if matches!(self.phase, Phase::Asking(_)) {
+            // Data exists: somebody has founded meanwhile.
+            let mut held = VersionVector::new();
+            self.links.values().for_each(|link| held.join(link.peer()));
+            self.phase = Phase::Joining(held);
+        }
+        Ok(())
+    }
+
+    /// Every link learns what there is in the log for its peer.
+    fn tell_links_what_exists(&mut self) {
+        let ours: Vec<_> = self.clocks.cursor.iter().map(|dot| (dot, self.is_own(dot.actor))).collect();
+        for link in self.links.values_mut().filter(|link| link.is_live()) {
+            for (dot, own) in &ours {
+                link.exists(*dot, *own, self.now.instant, &self.config.limits);
+            }
+        }
     }
 
     fn on_synced(&mut self, position: Position, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
@@ -253,15 +305,18 @@ impl Replica {
             return Ok(());
         }
         let mut advanced = false;
-        while let Some((at, dot)) = self.appended.front().copied() {
-            if at > position {
-                break;
-            }
-            self.appended.pop_front();
-            if let Some(dot) = dot {
-                self.durable.include(dot);
-                advanced = true;
-            }
+        while self.appended.front().is_some_and(|(at, _)| *at <= position) {
+            advanced |= match self.appended.pop_front() {
+                Some((_, Unapplied::Record(dot))) => {
+                    self.durable.include(dot);
+                    true
+                }
+                Some((_, Unapplied::Context(context))) => {
+                    self.durable.join(&context);
+                    true
+                }
+                _ => false,
+            };
         }
         if let Some((at, ceiling)) = self.ceiling_appended.filter(|(at, _)| *at <= position) {
             debug_assert!(at <= position, "S3");
@@ -271,6 +326,7 @@ impl Replica {
         self.started |= position >= self.start_position;
         if advanced {
             self.freshness.advanced(&self.durable);
+            self.joined_yet();
         }
         self.answer_synced(position, out);
         self.raise_ceiling_if_needed(store);
@@ -281,7 +337,7 @@ impl Replica {
         if self.ceiling_appended.is_none() && self.clock.wants_ceiling(self.now.wall_ms) {
             let ceiling = Hlc::at_ms(self.now.wall_ms.max(self.clock.last().ms()) + CEILING_MS);
             let position = store.append(Entry::Ceiling(ceiling), Vec::new());
-            self.appended.push_back((position, None));
+            self.appended.push_back((position, Unapplied::Nothing));
             self.last_position = position;
             self.ceiling_appended = Some((position, ceiling));
         }
@@ -291,6 +347,9 @@ impl Replica {
         self.raise_ceiling_if_needed(store);
         self.time_out(out);
         self.tick_links(out);
+        self.tick_prove(&*store, out);
+        self.tick_truncate(store);
+        self.tick_reconcile(store, out);
         self.pending.expire(self.now.instant, &self.config.limits);
         if !self.parked.is_empty() {
             self.apply_pending(store, out)?;
@@ -301,7 +360,8 @@ impl Replica {
     fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         self.tell_durable(out);
         self.ask_for_lacking(out);
-        self.send_records(store, out)
+        self.send_records(store, out)?;
+        self.send_states(out)
     }
 
     /// Whether records of `actor` are this disk's to send.
@@ -325,7 +385,7 @@ impl Replica {
 
     fn joined_yet(&mut self) {
         if let Phase::Joining(target) = &self.phase
-            && target.leq(&self.clocks.context)
+            && target.leq(&self.durable)
         {
             self.phase = Phase::Serving;
         }

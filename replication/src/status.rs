@@ -15,11 +15,21 @@ pub enum LinkState {
     Live,
     /// The peer is being sent what it lacks.
     CatchingUp,
+    /// This node takes the peer's state over.
+    Reconciling,
+    /// The same, into a node that had none.
+    Bootstrapping,
     /// An operator stopped it.
     Paused,
 }
 
 impl LinkState {
+    /// Whether the link carries records.
+    #[must_use]
+    pub const fn carries_records(self) -> bool {
+        matches!(self, Self::Live | Self::CatchingUp | Self::Reconciling | Self::Bootstrapping)
+    }
+
     /// The word of the contract.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -28,6 +38,8 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Live => "live",
             Self::CatchingUp => "catching_up",
+            Self::Reconciling => "reconciling",
+            Self::Bootstrapping => "bootstrapping",
             Self::Paused => "paused",
         }
     }
@@ -81,6 +93,20 @@ pub struct Counts {
     pub answered: u64,
     /// Write answers that came without the level asked for.
     pub below_level: u64,
+    /// Reconciliations in which this node took state over to the end.
+    pub sessions_finished: u64,
+    /// Those that ended before.
+    pub sessions_given_up: u64,
+    /// Of these, those that needed more room aside than there may be: an alarm.
+    pub sessions_too_large: u64,
+    /// Reconciliations that this node granted to peers.
+    pub sessions_granted: u64,
+    /// Rows that reconciliations changed here.
+    pub rows_adopted: u64,
+    /// Comparisons of this node's root with a peer's at equal contexts.
+    pub proofs: u64,
+    /// Those in which they differed: a mistake of ours or of a disk, and an alarm.
+    pub divergences: u64,
     /// The last record applied, for traces.
     pub last_applied: Option<Dot>,
 }

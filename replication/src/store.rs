@@ -7,8 +7,10 @@
 use crate::apply::{Clocks, RowChanges};
 use crate::entry::{Entry, Start};
 use crate::record::RecordBytes;
+use crate::sketch::{Cell, RowId, Sketch};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use atoll_crdt::{ActorId, Hlc, ReadError, RowSource};
+use atoll_crdt::{ActorId, Hlc, ReadError, Row, RowKey, RowSource, VersionVector};
 
 /// The place of an entry in the journal of one process: 1, 2, 3… in order of appending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,6 +30,28 @@ pub trait Store: RowSource {
 
     /// The lowest seq of `actor` that the log still holds; `None` when it holds none.
     fn log_start(&self, actor: ActorId) -> Option<u64>;
+
+    /// Drops from the log, oldest first, what it may: what `stable` covers and is old enough, and whatever is beyond the
+    /// bounds of size and age that the store was given. Says whether anything went.
+    fn truncate(&mut self, stable: &VersionVector) -> bool;
+
+    /// The sum over all rows as of the last position that was reported as synced.
+    fn synced_root(&self) -> Cell;
+
+    /// The state as it is now, entries that are not synced included, to be read while the store goes on.
+    fn pin(&mut self) -> Arc<dyn Pinned>;
+}
+
+/// A state that stays readable while the store goes on.
+pub trait Pinned: RowSource + core::fmt::Debug + Send + Sync {
+    /// The sketch of exactly these rows.
+    fn sketch(&self) -> &Sketch;
+
+    /// Visits, in any order, every row whose id is among `ids`, which are ascending. Cost: in proportion to `ids`.
+    ///
+    /// # Errors
+    /// The storage failed.
+    fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError>;
 }
 
 /// What a store found when it was opened: the state after the last whole entry.
@@ -51,6 +75,7 @@ impl Recovered {
             }
             Entry::Ceiling(ceiling) => self.ceiling = self.ceiling.max(*ceiling),
             Entry::Record(record) => self.clocks.record(record.dot()),
+            Entry::Adopt(adoption) => self.clocks.adopt(adoption),
         }
     }
 }

@@ -8,7 +8,10 @@
 //! nest at most [`DEPTH_MAX`] deep. W3: bytes from a peer never panic; they are a [`WireError`]. W4: fields are only ever
 //! appended, so an older build reads what it knows.
 
+use crate::link::LogState;
+use crate::reconcile::message::{RECONCILE_BYTES_MAX, Reconcile};
 use crate::record::{RECORD_BYTES_MAX, RecordBytes};
+use crate::sketch::Cell;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -51,6 +54,8 @@ pub struct Hello {
     pub founded_ms: u64,
     /// What it holds durably.
     pub durable: VersionVector,
+    /// What its log can give and wants.
+    pub log: LogState,
 }
 
 /// One thing that peers say.
@@ -60,8 +65,8 @@ pub enum Message {
     Hello(Hello),
     /// Records, each actor's in order.
     Records(Vec<RecordBytes>),
-    /// What the sender holds durably, where it has changed since it last said so.
-    Durable(VersionVector),
+    /// What the sender holds durably, where it has changed since it last said so, and all it has to say of its log.
+    Durable(VersionVector, LogState),
     /// Asks for an actor's records: those sent found no room, which there is now; or something builds on them.
     Resume {
         /// Whose records.
@@ -82,6 +87,15 @@ pub enum Message {
         wall_ms: u64,
         /// All that the answerer holds durably: whatever report was lost before, this makes good.
         durable: VersionVector,
+    },
+    /// A step of a reconciliation.
+    Reconcile(Reconcile),
+    /// What the sender's rows add up to at what it holds durably: the proof that equal contexts have equal rows.
+    Root {
+        /// What it holds durably.
+        durable: VersionVector,
+        /// The sum over all its rows.
+        root: Cell,
     },
 }
 
@@ -118,13 +132,21 @@ struct HelloBody<'a> {
     founded_ms: u64,
     #[serde(with = "serde_bytes")]
     durable: &'a [u8],
+    #[serde(with = "serde_bytes")]
+    log: &'a [u8],
 }
+
+#[derive(Serialize, Deserialize)]
+struct DurableBody<'a>(
+    #[serde(with = "serde_bytes", borrow)] &'a [u8],
+    #[serde(with = "serde_bytes", borrow)] &'a [u8],
+);
 
 #[derive(Serialize, Deserialize)]
 struct RecordsBody<'a>(#[serde(borrow)] Vec<&'a serde_bytes::Bytes>);
 
 #[derive(Serialize, Deserialize)]
-struct VectorBody<'a>(#[serde(with = "serde_bytes", borrow)] &'a [u8]);
+struct BytesBody<'a>(#[serde(with = "serde_bytes", borrow)] &'a [u8]);
 
 #[derive(Serialize, Deserialize)]
 struct ResumeBody {
@@ -151,6 +173,8 @@ const RESUME: u8 = 5;
 const PING: u8 = 7;
 const PONG: u8 = 8;
 const RECORDS: u8 = 10;
+const RECONCILE: u8 = 20;
+const ROOT: u8 = 21;
 
 /// A frame's header, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +194,8 @@ impl Header {
         let max = match kind {
             HELLO => GREETING_BYTES_MAX,
             RECORDS => RECORDS_BYTES_MAX,
-            DURABLE | RESUME | PING | PONG => SMALL_BYTES_MAX,
+            RECONCILE => RECONCILE_BYTES_MAX,
+            DURABLE | RESUME | PING | PONG | ROOT => SMALL_BYTES_MAX,
             kind => return Err(WireError::Type(kind)),
         };
         let body_bytes = length.checked_sub(2).ok_or(WireError::Length { bytes: length })?;
@@ -193,7 +218,10 @@ impl Header {
     pub fn message(self, body: &[u8]) -> Result<Message, WireError> {
         Ok(match self.kind {
             HELLO => Message::Hello(hello(&read(body)?)?),
-            DURABLE => Message::Durable(vector(read::<VectorBody<'_>>(body)?.0)?),
+            DURABLE => {
+                let DurableBody(durable, log) = read(body)?;
+                Message::Durable(vector(durable)?, log_state(log)?)
+            }
             RESUME => {
                 let body: ResumeBody = read(body)?;
                 Message::Resume { actor: ActorId::new(body.actor), from: body.from }
@@ -202,6 +230,19 @@ impl Header {
             PONG => {
                 let pong: PongBody<'_> = read(body)?;
                 Message::Pong { sent_us: pong.sent_us, wall_ms: pong.wall_ms, durable: vector(pong.durable)? }
+            }
+            ROOT => {
+                let DurableBody(durable, root) = read(body)?;
+                let mut input = Reader::new(root);
+                let root = Cell::decode_bytes(&mut input)?;
+                input.finish()?;
+                Message::Root { durable: vector(durable)?, root }
+            }
+            RECONCILE => {
+                let mut input = Reader::new(read::<BytesBody<'_>>(body)?.0);
+                let reconcile = Reconcile::decode(&mut input)?;
+                input.finish()?;
+                Message::Reconcile(reconcile)
             }
             _ => {
                 let RecordsBody(all) = read(body)?;
@@ -232,6 +273,20 @@ fn vector_bytes(vector: &VersionVector) -> Vec<u8> {
     out.into_bytes()
 }
 
+fn log_state(bytes: &[u8]) -> Result<LogState, WireError> {
+    let mut input = Reader::new(bytes);
+    let log = LogState { wanted: VersionVector::decode(&mut input)?, starts: VersionVector::decode(&mut input)? };
+    input.finish()?;
+    Ok(log)
+}
+
+fn log_state_bytes(log: &LogState) -> Vec<u8> {
+    let mut out = Writer::new();
+    log.wanted.encode(&mut out);
+    log.starts.encode(&mut out);
+    out.into_bytes()
+}
+
 fn hello(body: &HelloBody<'_>) -> Result<Hello, WireError> {
     if body.former.len() > FORMER_ACTORS_MAX {
         return Err(DecodeError::TooLarge { max: FORMER_ACTORS_MAX as u64 }.into());
@@ -246,16 +301,23 @@ fn hello(body: &HelloBody<'_>) -> Result<Hello, WireError> {
         founded: body.founded,
         founded_ms: body.founded_ms,
         durable: vector(body.durable)?,
+        log: log_state(body.log)?,
     })
 }
 
 impl Message {
-    /// What it weighs against a link's window, in bytes: records only, the rest is small and rare.
+    /// What it weighs against a link's window, in bytes: records and rows, the rest is small and rare.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
             Self::Records(records) => records.iter().map(|record| record.as_bytes().len()).sum(),
-            Self::Hello(_) | Self::Durable(_) | Self::Resume { .. } | Self::Ping { .. } | Self::Pong { .. } => 0,
+            Self::Reconcile(reconcile) => reconcile.step.weight(),
+            Self::Hello(_)
+            | Self::Durable(..)
+            | Self::Resume { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. }
+            | Self::Root { .. } => 0,
         }
     }
 
@@ -267,12 +329,27 @@ impl Message {
         let start = out.len();
         out.extend_from_slice(&[0, 0, 0, 0, self.kind(), 0]);
         match self {
-            Self::Hello(hello) => write(out, &hello_body(hello, &vector_bytes(&hello.durable))),
+            Self::Hello(hello) => {
+                let (durable, log) = (vector_bytes(&hello.durable), log_state_bytes(&hello.log));
+                write(out, &hello_body(hello, &durable, &log));
+            }
             Self::Records(records) => {
                 write(out, &RecordsBody(records.iter().map(|r| serde_bytes::Bytes::new(r.as_bytes())).collect()));
             }
-            Self::Durable(durable) => write(out, &VectorBody(&vector_bytes(durable))),
+            Self::Durable(durable, log) => {
+                write(out, &DurableBody(&vector_bytes(durable), &log_state_bytes(log)));
+            }
             Self::Resume { actor, from } => write(out, &ResumeBody { actor: actor.get(), from: *from }),
+            Self::Reconcile(reconcile) => {
+                let mut bytes = Writer::new();
+                reconcile.encode(&mut bytes);
+                write(out, &BytesBody(bytes.as_bytes()));
+            }
+            Self::Root { durable, root } => {
+                let mut bytes = Vec::new();
+                root.encode(&mut bytes);
+                write(out, &DurableBody(&vector_bytes(durable), &bytes));
+            }
             Self::Ping { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
             Self::Pong { sent_us, wall_ms, durable } => {
                 let durable = vector_bytes(durable);
@@ -287,7 +364,9 @@ impl Message {
         match self {
             Self::Hello(_) => HELLO,
             Self::Records(_) => RECORDS,
-            Self::Durable(_) => DURABLE,
+            Self::Reconcile(_) => RECONCILE,
+            Self::Root { .. } => ROOT,
+            Self::Durable(..) => DURABLE,
             Self::Resume { .. } => RESUME,
             Self::Ping { .. } => PING,
             Self::Pong { .. } => PONG,
@@ -295,7 +374,7 @@ impl Message {
     }
 }
 
-fn hello_body<'a>(hello: &'a Hello, durable: &'a [u8]) -> HelloBody<'a> {
+fn hello_body<'a>(hello: &'a Hello, durable: &'a [u8], log: &'a [u8]) -> HelloBody<'a> {
     HelloBody {
         protocol: hello.protocol,
         cluster: &hello.cluster,
@@ -306,6 +385,7 @@ fn hello_body<'a>(hello: &'a Hello, durable: &'a [u8]) -> HelloBody<'a> {
         founded: hello.founded,
         founded_ms: hello.founded_ms,
         durable,
+        log,
     }
 }
 
@@ -316,6 +396,7 @@ fn write<T: Serialize>(out: &mut Vec<u8>, body: &T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::message::Step;
     use atoll_crdt::Dot;
     use proptest::prelude::*;
 
@@ -350,15 +431,46 @@ mod tests {
             founded: true,
             founded_ms: 1,
             durable: durable.clone(),
+            log: LogState { wanted: durable.clone(), starts: durable.clone() },
         };
+        let log = LogState { wanted: VersionVector::new(), starts: durable.clone() };
         alloc::vec![
             Message::Hello(hello),
             Message::Records(alloc::vec![record.encode()]),
-            Message::Durable(durable.clone()),
+            Message::Durable(durable.clone(), log),
             Message::Resume { actor: ActorId::new(4), from: 5 },
             Message::Ping { sent_us: 1 },
-            Message::Pong { sent_us: 1, wall_ms: 2, durable },
+            Message::Pong { sent_us: 1, wall_ms: 2, durable: durable.clone() },
+            Message::Root { durable: durable.clone(), root: Cell::EMPTY },
         ]
+        .into_iter()
+        .chain(reconciliation(&durable))
+        .collect()
+    }
+
+    fn reconciliation(vector: &VersionVector) -> Vec<Message> {
+        let sketch = crate::sketch::Sketch::new(12, 1_024);
+        let ids: Vec<_> = (1..4).filter_map(crate::sketch::RowId::from_bits).collect();
+        let key = atoll_crdt::CollectionKey::new("t", atoll_crdt::DataType::Flag, "f").unwrap().row();
+        let mut fresh = atoll_crdt::Row::empty();
+        fresh.put(Dot::new(ActorId::new(7), 1), atoll_crdt::Payload::Flag(true));
+        let rows = alloc::vec![crate::RowState { key: key.clone(), fresh, kept: vector.iter().collect() }];
+        let opening = crate::sketch::Opening::of(&sketch, 12, 1);
+        let steps = [
+            Step::Open(Arc::new(crate::Open { context: vector.clone(), cursor: vector.clone(), opening })),
+            Step::Accept { context: vector.clone(), lost: vector.clone() },
+            Step::Cells(sketch.prefix().cells()[..2].into()),
+            Step::More { from: 2, to: 5 },
+            Step::Want(ids.clone().into()),
+            Step::WantAll,
+            Step::States(crate::States { span: crate::Span::Ids(ids), rows: rows.clone() }),
+            Step::States(crate::States { span: crate::Span::Keys(None, Some(key)), rows }),
+            Step::Close,
+            Step::Abort,
+            Step::GiveUp,
+        ];
+        let message = |step| Message::Reconcile(Reconcile { session: crate::SessionId(3), grant: 4, place: 5, step });
+        steps.into_iter().map(message).collect()
     }
 
     #[test]
@@ -370,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_types_bound_is_refused_by_the_header_alone() {
-        for kind in [HELLO, DURABLE, RESUME, PING, PONG, RECORDS] {
+        for kind in [HELLO, DURABLE, RESUME, PING, PONG, RECORDS, RECONCILE, ROOT] {
             assert!(matches!(Header::parse([0xff, 0xff, 0xff, 0xff, kind, 0]), Err(WireError::Length { .. })));
             assert!(matches!(Header::parse([0, 0, 0, 1, kind, 0]), Err(WireError::Length { .. })));
         }
@@ -379,7 +491,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..6, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..18, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
             let mut bytes = frame(&samples()[which]);
             let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
             bytes[at] = byte;

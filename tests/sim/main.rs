@@ -3,7 +3,9 @@
 //! `ATOLL_SIM_SEEDS` (default 1000) and `ATOLL_SIM_FROM` (default 0) choose the seeds;
 //! `cargo run -p atoll-tests --bin sim -- run --seed S` plays one.
 
+mod bench;
 mod protocol;
+mod sessions;
 
 use atoll_tests::sim::{Options, Report, World};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +69,10 @@ fn every_seed_holds_every_invariant_and_converges() {
         "writes answered below their level",
         "refused: session behind",
         "refused: clock skew",
+        "reconciliations finished",
+        "reconciliations given up",
+        "rows adopted",
+        "roots compared",
     ] {
         assert!(seeds < 1_000 || report.reached.contains_key(what), "no seed reached: {what}");
     }

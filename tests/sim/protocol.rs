@@ -1,170 +1,17 @@
-//! Single steps of the protocol, by hand: one replica, and a peer whose every word the test chooses.
+//! Single steps of the protocol, by hand.
 
-use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Hlc, Op, Payload, RowOp, VersionVector};
-use atoll_replication::wire::{Hello, Message, PROTOCOL};
-use atoll_replication::{
-    Answer, Command, Config, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, NodeName, Now,
-    Readiness, Record, RecordBytes, RegionName, Replica, RequestId, SeedIndex, WriteError, WriteOutcome, WriteRequest,
+use crate::bench::{
+    Bench, LINK, ME, PEER, WALL_MS, asks_for, counter, durable, ended, hello, name, put, record, region, register,
+    replies, vector,
 };
-use atoll_tests::sim::store::MemStore;
+use atoll_crdt::{ActorId, Dot, Hlc, Op, RowOp, VersionVector};
+use atoll_replication::sketch::Cell;
+use atoll_replication::wire::{Hello, Message};
+use atoll_replication::{
+    Answer, Command, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, Readiness, Record, SeedIndex,
+    Store as _, WriteError,
+};
 use std::time::Duration;
-
-const WALL_MS: u64 = 1_800_000_000_000;
-const ME: ActorId = ActorId::new(0xa);
-const PEER: ActorId = ActorId::new(0xb);
-const LINK: LinkId = LinkId(1);
-
-/// One replica with its store, at a time of the test's own.
-struct Bench {
-    replica: Replica,
-    store: MemStore,
-    us: u64,
-    requests: u64,
-}
-
-fn name(text: &str) -> NodeName {
-    NodeName::new(text).expect("a valid name")
-}
-
-fn region(text: &str) -> RegionName {
-    RegionName::new(text).expect("a valid name")
-}
-
-fn counter() -> CollectionKey {
-    CollectionKey::new("t", DataType::Counter, "c").expect("a valid name")
-}
-
-fn register() -> CollectionKey {
-    CollectionKey::new("t", DataType::Register, "r").expect("a valid name")
-}
-
-fn put() -> Command {
-    Command::RegisterPut { key: register(), content_type: "text/plain".into(), bytes: b"v".as_slice().into() }
-}
-
-impl Bench {
-    fn new(seeds: u32) -> Self {
-        let config = Config {
-            cluster: "t".into(),
-            node: name("me"),
-            region: region("here"),
-            regions: vec![region("here"), region("there")],
-            seeds,
-            found: false,
-            limits: Limits::default(),
-        };
-        let mut store = MemStore::default();
-        let recovered = store.crash(0);
-        let now = Now { instant: Instant::from_micros(0), wall_ms: WALL_MS };
-        let replica = Replica::start(config, ME, now, recovered, &mut store).expect("memory does not fail");
-        let mut bench = Self { replica, store, us: 0, requests: 0 };
-        bench.sync();
-        bench
-    }
-
-    fn handle(&mut self, input: Input) -> Vec<Effect> {
-        let now = Now { instant: Instant::from_micros(self.us), wall_ms: WALL_MS + self.us / 1_000 };
-        let mut effects = Vec::new();
-        self.replica.handle(now, input, &mut self.store, &mut effects).expect("memory does not fail");
-        self.replica.handle(now, Input::Drained, &mut self.store, &mut effects).expect("memory does not fail");
-        self.replica.check_invariants().expect("invariants hold");
-        effects
-    }
-
-    fn wait(&mut self, duration: Duration) -> Vec<Effect> {
-        self.us += duration.as_micros() as u64;
-        self.handle(Input::Tick)
-    }
-
-    fn sync(&mut self) -> Vec<Effect> {
-        let position = self.store.last();
-        self.store.sync_to(position);
-        self.handle(Input::Synced(position))
-    }
-
-    fn link_up(&mut self, link: LinkId, seed: Option<u32>) -> Vec<Effect> {
-        let (node, region) = (name("peer"), region("there"));
-        self.handle(Input::LinkUp { link, node, region, dialled: true, seed: seed.map(SeedIndex) })
-    }
-
-    fn greet(&mut self, change: impl FnOnce(&mut Hello)) -> Vec<Effect> {
-        self.link_up(LINK, None);
-        let mut hello = hello();
-        change(&mut hello);
-        self.say(Message::Hello(hello))
-    }
-
-    fn say(&mut self, message: Message) -> Vec<Effect> {
-        self.say_on(LINK, message)
-    }
-
-    fn say_on(&mut self, link: LinkId, message: Message) -> Vec<Effect> {
-        self.handle(Input::LinkMessage(link, message))
-    }
-
-    /// A second peer, connected and greeted.
-    fn greet_as(&mut self, link: LinkId, node: &str, actor: ActorId) {
-        let (dialled, seed) = (true, None);
-        self.handle(Input::LinkUp { link, node: name(node), region: region("there"), dialled, seed });
-        self.say_on(link, Message::Hello(Hello { node: node.into(), actor, ..hello() }));
-    }
-
-    /// Writes, and gives what came back without a sync.
-    fn write(&mut self, command: Command, change: impl FnOnce(&mut WriteRequest)) -> Vec<Effect> {
-        self.requests += 1;
-        let mut request = WriteRequest {
-            commands: vec![command],
-            seen: None,
-            token: VersionVector::new(),
-            wait: Duration::from_millis(200),
-            regions: 1,
-            regions_wait: Duration::from_secs(1),
-        };
-        change(&mut request);
-        self.handle(Input::Write(RequestId(self.requests), request))
-    }
-}
-
-fn asks_for(asked: ActorId, effects: &[Effect]) -> bool {
-    let is_ask = |message: &Message| matches!(message, Message::Resume { actor, from: 1 } if *actor == asked);
-    effects.iter().any(|effect| matches!(effect, Effect::Send(LINK, message) if is_ask(message)))
-}
-
-fn hello() -> Hello {
-    Hello {
-        protocol: PROTOCOL,
-        cluster: "t".into(),
-        node: "peer".into(),
-        region: "there".into(),
-        actor: PEER,
-        former: Vec::new(),
-        founded: true,
-        founded_ms: WALL_MS,
-        durable: VersionVector::new(),
-    }
-}
-
-fn vector(dots: &[(ActorId, u64)]) -> VersionVector {
-    dots.iter().map(|(actor, seq)| Dot::new(*actor, *seq)).collect()
-}
-
-fn record(actor: ActorId, seq: u64, ahead_ms: u64, deps: &[(ActorId, u64)]) -> RecordBytes {
-    let at = Hlc::at_ms(WALL_MS + ahead_ms);
-    let put = Payload::Value { at, content_type: "text/plain".into(), bytes: b"theirs".as_slice().into() };
-    let op = Op::Row(RowOp { key: register().row(), kills: Vec::new(), put: Some(put) });
-    Record { dot: Dot::new(actor, seq), at, deps: vector(deps), ops: vec![op] }.encode()
-}
-
-fn replies(effects: &[Effect]) -> Vec<&Result<WriteOutcome, WriteError>> {
-    effects
-        .iter()
-        .filter_map(|effect| if let Effect::Reply(_, outcome) = effect { Some(outcome) } else { None })
-        .collect()
-}
-
-fn ended(effects: &[Effect]) -> Option<DisconnectReason> {
-    effects.iter().find_map(|effect| if let Effect::Disconnect(_, reason) = effect { Some(*reason) } else { None })
-}
 
 #[test]
 fn a_write_is_answered_when_it_is_durable_and_not_before() {
@@ -183,7 +30,7 @@ fn a_write_leaves_for_peers_before_it_is_durable_and_is_reported_only_after() {
     bench.us += 10_000;
     let effects = bench.write(put(), |_| ());
     let sent = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Records(_))));
-    let told = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Durable(_))));
+    let told = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Durable(..))));
     assert!(sent(&effects) && !told(&effects));
     assert!(told(&bench.sync()));
 }
@@ -194,7 +41,7 @@ fn a_level_is_reached_by_another_regions_report_or_times_out_and_the_write_stand
     bench.greet(|_| ());
     bench.write(put(), |write| write.regions = 2);
     assert!(replies(&bench.sync()).is_empty());
-    let effects = bench.say(Message::Durable(vector(&[(ME, 1)])));
+    let effects = bench.say(durable(&[(ME, 1)]));
     let outcome = replies(&effects)[0].as_ref().expect("it was taken");
     assert_eq!((outcome.acked, outcome.reached), (2, true));
     bench.write(put(), |write| write.regions = 2);
@@ -263,8 +110,46 @@ fn a_relay_once_asked_for_goes_on_until_the_peer_is_served_sooner_by_another() {
     assert!(!relayed(&bench.say(Message::Records(vec![record(PEER, 2, 0, &[])]))));
     assert!(relayed(&bench.say_on(other, Message::Resume { actor: PEER, from: 1 })));
     assert!(relayed(&bench.say(Message::Records(vec![record(PEER, 3, 0, &[])]))));
-    bench.say_on(other, Message::Durable(vector(&[(PEER, 4)])));
+    bench.say_on(other, durable(&[(PEER, 4)]));
     assert!(!relayed(&bench.say(Message::Records(vec![record(PEER, 4, 0, &[]), record(PEER, 5, 0, &[])]))));
+}
+
+#[test]
+fn a_record_that_kills_what_its_writer_cannot_have_seen_is_parked() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    let kills = vec![Dot::new(ActorId::new(0xc), 1)];
+    let op = Op::Row(RowOp { key: register().row(), kills, put: None });
+    let dot = Dot::new(PEER, 1);
+    let lie = Record { dot, at: Hlc::at_ms(WALL_MS), deps: VersionVector::new(), ops: vec![op] }.encode();
+    bench.say(Message::Records(vec![lie]));
+    assert_eq!(bench.replica.parked(), [PEER]);
+    assert_eq!(bench.replica.context(), &VersionVector::new());
+}
+
+#[test]
+fn equal_contexts_with_another_root_are_counted_and_roots_are_told_once_a_period() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    bench.sync();
+    let all = vector(&[(PEER, 1)]);
+    bench.say(durable(&[(PEER, 1)]));
+    let roots = |effects: &[Effect]| {
+        effects.iter().filter(|effect| matches!(effect, Effect::Send(LINK, Message::Root { .. }))).count()
+    };
+    // The peer is told first what is durable here.
+    assert_eq!(roots(&bench.wait(Duration::from_millis(10))), 0);
+    assert_eq!(roots(&bench.wait(Duration::from_millis(10))), 1);
+    assert_eq!(roots(&bench.wait(Limits::default().prove_every / 4)), 0);
+    let root = bench.store.synced_root();
+    bench.say(Message::Root { durable: all.clone(), root });
+    assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (1, 0));
+    // Another context says nothing.
+    bench.say(Message::Root { durable: vector(&[(PEER, 2)]), root: Cell::EMPTY });
+    assert_eq!(bench.replica.counts().proofs, 1);
+    bench.say(Message::Root { durable: all, root: Cell::EMPTY });
+    assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (2, 1));
 }
 
 #[test]
@@ -391,6 +276,9 @@ fn a_node_without_data_joins_and_is_not_ready_until_it_holds_what_there_was() {
     assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 50 });
     assert_eq!(replies(&bench.write(put(), |_| ())), vec![&Err(WriteError::NotReady)]);
     bench.say(Message::Records(vec![record(PEER, 3, 0, &[]), record(PEER, 4, 0, &[])]));
+    // Readers see what is synced.
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 100 });
+    bench.sync();
     assert_eq!(bench.replica.readiness(), Readiness::Serving);
 }
 

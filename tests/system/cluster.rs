@@ -55,11 +55,15 @@ pub(crate) struct Node {
 impl Cluster {
     /// Files for one node a region; nothing runs yet.
     pub(crate) fn new(regions: &[&str]) -> anyhow::Result<Self> {
+        Self::files(regions, regions.len(), "")
+    }
+
+    fn files(regions: &[&str], seeds: usize, more: &str) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let keys = dir.path().join("pki");
         pki::init(&keys, "test")?;
         let ports = regions.iter().map(|_| free_ports()).collect::<Result<Vec<_>, _>>()?;
-        let seeds: Vec<String> = ports.iter().map(|ports| format!("\"127.0.0.1:{}\"", ports.peer)).collect();
+        let seeds: Vec<String> = ports[..seeds].iter().map(|ports| format!("\"127.0.0.1:{}\"", ports.peer)).collect();
         let mut nodes = Vec::new();
         for (index, (region, ports)) in regions.iter().zip(ports).enumerate() {
             let name = format!("n{index}");
@@ -70,7 +74,7 @@ impl Cluster {
             let text = format!(
                 "cluster = \"test\"\nnode = \"{name}\"\nregion = \"{region}\"\nregions = [{}]\ndata_dir = \"{}\"\n\
                  http = \"127.0.0.1:{}\"\nquic = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n\
-                 seeds = [{}]\n[tls]\nca = \"{k}/ca.crt\"\ncert = \"{k}/{name}.crt\"\nkey = \"{k}/{name}.key\"\n",
+                 seeds = [{}]\n[tls]\nca = \"{k}/ca.crt\"\ncert = \"{k}/{name}.crt\"\nkey = \"{k}/{name}.key\"\n{more}",
                 quoted.join(", "),
                 data_dir.display(),
                 ports.http,
@@ -90,11 +94,21 @@ impl Cluster {
 
     /// Starts every node and waits until all are ready.
     pub(crate) async fn start(regions: &[&str]) -> anyhow::Result<Self> {
-        let mut cluster = Self::new(regions)?;
-        for node in &mut cluster.nodes {
+        Self::with(regions, "").await
+    }
+
+    /// The same, with `more` at the end of every configuration.
+    pub(crate) async fn with(regions: &[&str], more: &str) -> anyhow::Result<Self> {
+        Self::starting(regions, regions.len(), more).await
+    }
+
+    /// The same, of which the first `count` are started, and are each other's seeds and everybody's.
+    pub(crate) async fn starting(regions: &[&str], count: usize, more: &str) -> anyhow::Result<Self> {
+        let mut cluster = Self::files(regions, count, more)?;
+        for node in &mut cluster.nodes[..count] {
             node.spawn()?;
         }
-        for node in &cluster.nodes {
+        for node in &cluster.nodes[..count] {
             node.ready().await?;
         }
         Ok(cluster)
@@ -187,6 +201,16 @@ impl Node {
         Ok(Admin::new(self.client(&format!("http://127.0.0.1:{}", self.ports.admin))?))
     }
 
+    /// The text of `/metrics`.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.ports.admin)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
     /// Waits until the node is ready.
     pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         let client = self.http()?;
@@ -206,6 +230,21 @@ impl Drop for Node {
         // A process that cannot be ended has ended.
         let _ = self.kill();
     }
+}
+
+/// Copies a directory with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for item in std::fs::read_dir(from)? {
+        let path = item?.path();
+        let target = to.join(path.file_name().context("a named file")?);
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            std::fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a process to end by itself.

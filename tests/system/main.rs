@@ -2,6 +2,7 @@
 
 mod cluster;
 mod faults;
+mod reconcile;
 
 use anyhow::{Context, ensure};
 use atoll_client::api::{DataType, ErrorCode, Key, MapPatch, Namespace, SetChange, WriteLevel};

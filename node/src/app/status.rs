@@ -9,7 +9,7 @@
 use crate::clock::{Clock, wall_ms};
 use arc_swap::ArcSwap;
 use atoll_crdt::{ActorId, VersionVector};
-use atoll_replication::{Counts, Instant, LinkState, LinkStatus, Readiness, RegionName};
+use atoll_replication::{Counts, Instant, LinkStatus, Readiness, RegionName};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -102,7 +102,7 @@ impl Snapshot {
     /// Peers whose link carries records.
     #[must_use]
     pub fn peers_connected(&self) -> usize {
-        self.peers.iter().filter(|peer| matches!(peer.state, LinkState::Live | LinkState::CatchingUp)).count()
+        self.peers.iter().filter(|peer| peer.state.carries_records()).count()
     }
 }
 

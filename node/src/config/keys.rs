@@ -171,7 +171,7 @@ pub(super) const KEYS: &[Key] = &[
         "limits.scans",
         Integer,
         Some("32"),
-        "Reads at once that walk many rows (pages, maps, listings, digests); further ones wait their turn.",
+        "Reads at once that walk many rows (pages, maps, listings); further ones wait their turn.",
     ),
 ];
 

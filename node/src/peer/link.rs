@@ -3,11 +3,12 @@
 //! ```text
 //! uni stream 1 = control, priority 100: Hello first, then Durable, Ping, Pong
 //! uni stream 2 = live,    priority  50: Records
+//! uni stream 3 = bulk,    priority -10: Reconcile
 //! ```
 //!
-//! **How it goes.** Each side opens both streams. What arrives goes to the replica, each stream in order; when the
+//! **How it goes.** Each side opens all streams. What arrives goes to the replica, each stream in order; when the
 //! replica's queue is full, the stream waits, and its flow control makes the peer wait. Records are not read before the
-//! peer's greeting has been passed on: streams are not ordered among each other.
+//! peer's greeting has been passed on: streams are not ordered among each other, and nor is anything of a reconciliation.
 //!
 //! **What always holds.** C1: the replica hears `LinkUp`, then messages, then `LinkDown` exactly once and nothing of this
 //! link after it: one task does all of it, and has dropped the rest before it says so. C2: a peer that breaks the
@@ -108,10 +109,21 @@ async fn greeting(connection: &Connection) -> Result<(Frames, Message), End> {
     }
 }
 
-/// The second stream, and no third.
+/// The second stream, and beside it the rest.
 async fn live(connection: &Connection, id: LinkId, inbox: &Inbox) -> End {
+    match connection.accept_uni().await {
+        Ok(stream) => tokio::select! {
+            end = pass_on(Frames::new(stream, Lane::Live), id, inbox) => end,
+            end = bulk(connection, id, inbox) => end,
+        },
+        Err(error) => End::There(error),
+    }
+}
+
+/// The third stream, which shows itself with the first reconciliation, and no fourth.
+async fn bulk(connection: &Connection, id: LinkId, inbox: &Inbox) -> End {
     let stream = match connection.accept_uni().await {
-        Ok(stream) => Frames::new(stream, Lane::Live),
+        Ok(stream) => Frames::new(stream, Lane::Bulk),
         Err(error) => return End::There(error),
     };
     tokio::select! {
@@ -145,12 +157,14 @@ async fn write(shared: &Shared, link: &Link) -> End {
     // In this order: the peer tells them apart by it.
     let control = link.connection.open_uni().await;
     let live = link.connection.open_uni().await;
-    match (control, live) {
-        (Ok(control), Ok(live)) => tokio::select! {
+    let bulk = link.connection.open_uni().await;
+    match (control, live, bulk) {
+        (Ok(control), Ok(live), Ok(bulk)) => tokio::select! {
             end = write_lane(control, Lane::Control, link, &shared.inbox) => end,
             end = write_lane(live, Lane::Live, link, &shared.inbox) => end,
+            end = write_lane(bulk, Lane::Bulk, link, &shared.inbox) => end,
         },
-        (Err(error), _) | (_, Err(error)) => End::There(error),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => End::There(error),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What is waiting to be sent on one connection.
 //!
-//! **What always holds.** O1: control messages never wait behind records: each has its own queue, stream and priority.
-//! O2: both queues are bounded. The replica leaves at most its window of records and a few control messages waiting; a
-//! connection on which more piles up has a peer that asks and does not read, and is ended.
+//! **What always holds.** O1: control messages never wait behind records, nor records behind what a reconciliation moves:
+//! each has its own queue, stream and priority. O2: every queue is bounded, in bytes and in messages that weigh nothing.
+//! The replica leaves at most its windows of records and of rows, and a few small messages, waiting; a connection on which
+//! more piles up has a peer that asks and does not read, and is ended.
 
 use super::fault::Fault;
 use atoll_replication::DisconnectReason;
@@ -13,8 +14,12 @@ use tokio::sync::Notify;
 
 /// Control messages that may wait. Reports and pings are tens a second, and a silent peer is given up in seconds.
 const CONTROL_MESSAGES_MAX: usize = 2_048;
+/// Small messages of reconciliations that may wait. A session has a handful under way.
+const BULK_MESSAGES_MAX: usize = 2_048;
 /// Bytes of records that may wait: several windows of the replica.
 const LIVE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of reconciliations that may wait: the largest frame, and as much again.
+const BULK_BYTES_MAX: usize = 128 << 20;
 /// Bytes of encoded messages after which a write is begun.
 const WRITE_BYTES: usize = 64 << 10;
 /// Messages after which a write is begun: control messages weigh nothing and are not many.
@@ -29,29 +34,62 @@ pub(super) enum Lane {
     Control,
     /// Records.
     Live,
+    /// What a reconciliation moves, its small messages included: they must not overtake each other.
+    Bulk,
 }
 
 impl Lane {
     /// Where a message belongs.
     pub(super) const fn of(message: &Message) -> Self {
-        if matches!(message, Message::Records(_)) { Self::Live } else { Self::Control }
+        match message {
+            Message::Records(_) => Self::Live,
+            Message::Reconcile(_) => Self::Bulk,
+            _ => Self::Control,
+        }
     }
 
-    /// Its stream's priority; catch-up and bulk of later versions come below.
+    /// Its stream's priority.
     pub(super) const fn priority(self) -> i32 {
         match self {
             Self::Control => 100,
             Self::Live => 50,
+            Self::Bulk => -10,
+        }
+    }
+
+    /// Bytes and messages that may wait. O2
+    const fn bounds(self) -> (usize, usize) {
+        match self {
+            Self::Control => (usize::MAX, CONTROL_MESSAGES_MAX),
+            Self::Live => (LIVE_BYTES_MAX, usize::MAX),
+            Self::Bulk => (BULK_BYTES_MAX, BULK_MESSAGES_MAX),
         }
     }
 }
 
+/// What waits for one stream.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
 #[derive(Debug, Default)]
 struct Queues {
-    control: VecDeque<Message>,
-    live: VecDeque<Message>,
-    live_bytes: usize,
+    control: Queue,
+    live: Queue,
+    bulk: Queue,
     end: Option<Fault>,
+}
+
+impl Queues {
+    fn of(&mut self, lane: Lane) -> &mut Queue {
+        match lane {
+            Lane::Control => &mut self.control,
+            Lane::Live => &mut self.live,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
 }
 
 /// The queues of one connection, filled by the replica thread and emptied by the connection's task.
@@ -60,6 +98,7 @@ pub(super) struct Outbox {
     queues: Mutex<Queues>,
     control: Notify,
     live: Notify,
+    bulk: Notify,
     end: Notify,
 }
 
@@ -68,27 +107,28 @@ impl Outbox {
     pub(super) fn push(&self, message: Message) {
         let lane = Lane::of(&message);
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        match lane {
-            Lane::Control => queues.control.push_back(message),
-            Lane::Live => {
-                queues.live_bytes += message.weight();
-                queues.live.push_back(message);
-            }
-        }
+        let queue = queues.of(lane);
+        queue.bytes += message.weight();
+        queue.messages.push_back(message);
         // O2
-        let overrun = queues.control.len() > CONTROL_MESSAGES_MAX || queues.live_bytes > LIVE_BYTES_MAX;
+        let (bytes_max, messages_max) = lane.bounds();
+        let overrun = queue.bytes > bytes_max || queue.messages.len() > messages_max;
         if overrun {
-            queues.control.clear();
-            queues.live.clear();
-            queues.live_bytes = 0;
+            *queues = Queues { end: queues.end, ..Queues::default() };
         }
         drop(queues);
         if overrun {
             self.end(Fault::Overrun);
         }
+        self.arrival(lane).notify_one();
+    }
+
+    /// Told when something comes to wait.
+    fn arrival(&self, lane: Lane) -> &Notify {
         match lane {
-            Lane::Control => self.control.notify_one(),
-            Lane::Live => self.live.notify_one(),
+            Lane::Control => &self.control,
+            Lane::Live => &self.live,
+            Lane::Bulk => &self.bulk,
         }
     }
 
@@ -121,10 +161,7 @@ impl Outbox {
             if !batch.is_empty() {
                 break;
             }
-            match lane {
-                Lane::Control => self.control.notified().await,
-                Lane::Live => self.live.notified().await,
-            }
+            self.arrival(lane).notified().await;
         }
         let weight = batch.iter().map(Message::weight).sum();
         out.reserve(weight + FRAMING_BYTES * batch.len());
@@ -136,22 +173,16 @@ impl Outbox {
 
     fn take(&self, lane: Lane, batch: &mut Vec<Message>) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let queues = &mut *queues;
-        let queue = match lane {
-            Lane::Control => &mut queues.control,
-            Lane::Live => &mut queues.live,
-        };
+        let queue = queues.of(lane);
         let mut bytes = 0;
         while bytes < WRITE_BYTES
             && batch.len() < WRITE_MESSAGES
-            && let Some(message) = queue.pop_front()
+            && let Some(message) = queue.messages.pop_front()
         {
             bytes += message.weight();
             batch.push(message);
         }
-        if lane == Lane::Live {
-            queues.live_bytes -= bytes;
-        }
+        queue.bytes -= bytes;
     }
 }
 
@@ -159,7 +190,8 @@ impl Outbox {
 mod tests {
     use super::*;
     use atoll_crdt::{ActorId, Dot, Hlc, VersionVector};
-    use atoll_replication::Record;
+    use atoll_replication::sketch::RowId;
+    use atoll_replication::{Reconcile, Record, SessionId, Step};
     use futures_util::FutureExt;
 
     fn records(count: u64) -> Message {
@@ -186,6 +218,48 @@ mod tests {
         assert!(out.len() > weight && out.capacity() < 2 * out.len() + 1_024);
         assert_eq!(outbox.next_write(Lane::Control, &mut out).now_or_never(), Some(0));
         assert!(outbox.next_write(Lane::Control, &mut out).now_or_never().is_none());
+    }
+
+    fn bulk(step: Step) -> Message {
+        Message::Reconcile(Reconcile { session: SessionId(1), grant: 0, place: 0, step })
+    }
+
+    fn ids(count: u64) -> Message {
+        bulk(Step::Want((1..=count).filter_map(RowId::from_bits).collect()))
+    }
+
+    #[test]
+    fn what_a_reconciliation_moves_leaves_by_itself_in_order_and_its_weight_is_told() {
+        let outbox = Outbox::default();
+        outbox.push(ids(1_000));
+        outbox.push(bulk(Step::Close));
+        outbox.push(records(3));
+        let mut out = Vec::new();
+        assert_eq!(outbox.next_write(Lane::Live, &mut out).now_or_never(), Some(records(3).weight()));
+        assert!(outbox.next_write(Lane::Control, &mut out).now_or_never().is_none());
+        let (mut sent, mut expected) = (Vec::new(), Vec::new());
+        assert_eq!(outbox.next_write(Lane::Bulk, &mut sent).now_or_never(), Some(ids(1_000).weight()));
+        ids(1_000).encode(&mut expected);
+        bulk(Step::Close).encode(&mut expected);
+        assert_eq!(sent, expected);
+        assert!(Lane::Bulk.priority() < Lane::Live.priority() && Lane::Live.priority() < Lane::Control.priority());
+    }
+
+    #[test]
+    fn rows_or_small_messages_of_reconciliations_beyond_their_bound_end_the_connection() {
+        let large = ids(1 << 20);
+        for (message, fit) in [(large.clone(), BULK_BYTES_MAX / large.weight()), (bulk(Step::Close), BULK_MESSAGES_MAX)]
+        {
+            let outbox = Outbox::default();
+            for _ in 0..fit {
+                outbox.push(message.clone());
+            }
+            assert!(outbox.ended().now_or_never().is_none());
+            outbox.push(message);
+            assert_eq!(outbox.ended().now_or_never(), Some(Fault::Overrun));
+            let mut out = Vec::new();
+            assert!(outbox.next_write(Lane::Bulk, &mut out).now_or_never().is_none(), "nothing is kept for it");
+        }
     }
 
     #[test]

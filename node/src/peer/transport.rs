@@ -9,9 +9,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Uni streams that a peer may have open: control, live, and two that later versions may add.
+/// Uni streams that a peer may have open: control, live, bulk, and one that later versions may add.
 pub(super) const STREAMS_MAX: u32 = 4;
-/// One stream, unread: the bandwidth-delay product of 1.7 Gb/s at 150 ms, where the default stops at 67 Mb/s.
+/// One stream, unread: the bandwidth-delay product of 1.7 Gb/s at 150 ms, where the default stops at 67 Mb/s. Half of each
+/// window of the connection: a reconciliation that is sent faster than it is taken in leaves the other half to records.
 const STREAM_RECEIVE_WINDOW_BYTES: u32 = 32 << 20;
 /// All streams of a connection, unread: the memory that one peer can fill.
 const RECEIVE_WINDOW_BYTES: u32 = 64 << 20;

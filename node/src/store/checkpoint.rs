@@ -2,9 +2,10 @@
 
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
 use atoll_crdt::{Dot, Hlc, VersionVector};
+use atoll_replication::sketch::{CELL_BYTES, Cell};
 use atoll_replication::{Clocks, Position, Recovered, Start};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The state after every entry up to a position.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,8 @@ pub(super) struct Checkpoint {
     pub(super) state: Recovered,
     /// How many rows hold something.
     pub(super) rows: u64,
+    /// The sum over them, see [`atoll_replication::sketch::Sketch::root`].
+    pub(super) root: Cell,
 }
 
 impl Checkpoint {
@@ -24,7 +27,11 @@ impl Checkpoint {
         out.byte(VERSION);
         out.number(self.position.0);
         out.number(self.rows);
-        for vector in [&self.state.clocks.context, &self.state.clocks.cursor] {
+        let mut root = Vec::with_capacity(CELL_BYTES);
+        self.root.encode(&mut root);
+        out.raw(&root);
+        let clocks = &self.state.clocks;
+        for vector in [&clocks.context, &clocks.cursor, &clocks.unlogged] {
             vector.encode(&mut out);
         }
         out.number(self.state.ceiling.to_bits());
@@ -52,7 +59,9 @@ impl Checkpoint {
         }
         let position = Position(input.number()?);
         let rows = input.number()?;
-        let clocks = Clocks { context: vector(&mut input)?, cursor: vector(&mut input)? };
+        let root = Cell::decode_bytes(&mut input)?;
+        let (context, cursor, unlogged) = (vector(&mut input)?, vector(&mut input)?, vector(&mut input)?);
+        let clocks = Clocks { context, cursor, unlogged };
         let ceiling = Hlc::from_bits(input.number()?);
         let count = input.length(10, body.len())?;
         let mut starts = Vec::with_capacity(count);
@@ -61,7 +70,7 @@ impl Checkpoint {
             starts.push(Start { actor, ceiling, founded_ms: input.number()? });
         }
         input.finish()?;
-        Ok(Self { position, rows, state: Recovered { clocks, starts, ceiling } })
+        Ok(Self { position, rows, root, state: Recovered { clocks, starts, ceiling } })
     }
 }
 
@@ -76,20 +85,26 @@ fn vector(input: &mut Reader<'_>) -> Result<VersionVector, DecodeError> {
 mod tests {
     use super::*;
     use atoll_crdt::ActorId;
+    use atoll_replication::sketch::{Change, DigestKey, Residue};
 
     #[test]
     fn a_checkpoint_reads_back_even_with_more_actors_than_a_peer_may_name() {
         let actors = VersionVector::ACTORS_MAX as u64 + 1;
         let all: VersionVector = (1..=actors).map(|n| Dot::new(ActorId::new(n), n)).collect();
+        let unlogged: VersionVector = [Dot::new(ActorId::new(3), 2)].into_iter().collect();
         let start = Start { actor: ActorId::new(5), ceiling: Hlc::at_ms(6), founded_ms: 7 };
         let state = Recovered {
-            clocks: Clocks { context: all.clone(), cursor: VersionVector::new() },
+            clocks: Clocks { context: all.clone(), cursor: VersionVector::new(), unlogged: unlogged.clone() },
             starts: vec![start],
             ceiling: Hlc::at_ms(9),
         };
-        let bytes = Checkpoint { position: Position(3), rows: 8, state }.encode();
+        let key = DigestKey::derive(b"test");
+        let row = Change { id: key.id_of_bytes(b"row"), delta: Residue::ONE };
+        let root = Cell::of(row);
+        let bytes = Checkpoint { position: Position(3), rows: 8, root, state }.encode();
         let back = Checkpoint::decode(&bytes).expect("reads back");
         assert_eq!((back.position, back.rows, back.state.ceiling), (Position(3), 8, Hlc::at_ms(9)));
+        assert_eq!((back.root, back.state.clocks.unlogged), (root, unlogged));
         assert_eq!((back.state.clocks.context, back.state.starts), (all, vec![start]));
         for at in [0, 1, 40, bytes.len() - 1] {
             let mut damaged = bytes.clone();

@@ -1,5 +1,6 @@
 //! Every knob of the store, with its trade.
 
+use atoll_replication::sketch::{DigestKey, PREFIX_CELLS_MAX};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,17 @@ pub enum SyncMode {
     /// Once it is written; the disk is synced this often. A crash of the process loses nothing that was reported, a power
     /// cut or a crash of the system at most as much as was written in this time.
     Interval(Duration),
+}
+
+/// How much of the journal is kept for peers that are away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// What every member holds is kept this long all the same.
+    pub min: Duration,
+    /// Nothing is kept longer, even if a member lacks it; that one reconciles. Longer spares reconciliations.
+    pub max: Duration,
+    /// No more than this, even if a member lacks it; segments that the row engine does not hold yet come on top.
+    pub max_bytes: u64,
 }
 
 /// Where the data lies, and how much memory and disk it may take.
@@ -31,6 +43,15 @@ pub struct StoreConfig {
     pub sync: SyncMode,
     /// The longest time between two checkpoints while rows change: bounds what a restart replays.
     pub checkpoint_every: Duration,
+    /// How much of the journal is kept for peers that are away.
+    pub retain: Retention,
+    /// The secret under which rows are digested; all nodes of a cluster have the same. Another one makes the next opening
+    /// read every row and index it anew.
+    pub digest_key: DigestKey,
+    /// The sketch of rows has leaves for at least so many: 3 B each.
+    pub sketch_rows_min: u64,
+    /// Cells of the sketch, 24 B each: as many rows as two thirds of them may differ for a comparison to name them.
+    pub sketch_cells: usize,
 }
 
 impl StoreConfig {
@@ -51,6 +72,15 @@ impl Default for StoreConfig {
             tail_bytes: 32 << 20,
             sync: SyncMode::Always,
             checkpoint_every: Duration::from_secs(30),
+            retain: Retention {
+                min: Duration::from_secs(3_600),
+                max: Duration::from_secs(72 * 3_600),
+                max_bytes: 10 << 30,
+            },
+            // Nobody's secret: whoever has clients gives one.
+            digest_key: DigestKey::derive(b""),
+            sketch_rows_min: 1 << 17,
+            sketch_cells: PREFIX_CELLS_MAX,
         }
     }
 }

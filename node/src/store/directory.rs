@@ -5,6 +5,7 @@
 //! FORMAT    the version of everything here, as text
 //! journal/  segments
 //! rows/     the row engine
+//! sketch    the sketch of all rows, as the last process left it
 //! ```
 //!
 //! **What always holds.** D1: two processes never have it open at once; the lock goes with the last part that is still
@@ -17,7 +18,7 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// An open data directory.
 #[derive(Debug)]
@@ -80,6 +81,11 @@ impl Directory {
         self.path.join("journal")
     }
 
+    /// Where the sketch of all rows lies.
+    pub(super) fn sketch(&self) -> PathBuf {
+        self.path.join("sketch")
+    }
+
     /// Where the row engine keeps its files.
     pub(super) fn rows(&self) -> PathBuf {
         self.path.join("rows")
@@ -112,9 +118,9 @@ mod tests {
     fn another_format_is_refused_and_left_alone() {
         let parent = tempfile::tempdir().expect("temporary directory");
         drop(Directory::open(parent.path()).expect("opened"));
-        std::fs::write(parent.path().join("FORMAT"), "2\n").expect("written");
+        std::fs::write(parent.path().join("FORMAT"), "1\n").expect("written");
         let error = Directory::open(parent.path()).expect_err("unknown format");
-        assert!(error.to_string().contains("has format 2, and this program knows format 1"), "{error}");
+        assert!(error.to_string().contains("has format 1, and this program knows format 2"), "{error}");
         std::fs::remove_file(parent.path().join("FORMAT")).expect("removed");
         let error = Directory::open(parent.path()).expect_err("data without a format");
         assert!(matches!(error, OpenError::Format { found, .. } if found == "none"));

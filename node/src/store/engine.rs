@@ -1,20 +1,23 @@
-//! The row engine: rows, counts and the checkpoint they stand at, in fjall.
+//! The row engine: rows, their index by id, counts, and the checkpoint they stand at, in fjall.
 //!
 //! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts. E2: every
 //! value begins with a checksum over its key and itself, so that a value that is damaged, or under another's key, is an
-//! error and never an answer. E3: `clear()`, FIFO compaction and separated values are not used: each has broken a
-//! database of that engine.
+//! error and never an answer. E3: the index
+//! names exactly the rows that are there, by their ids under the secret whose fingerprint lies beside the checkpoint. E4:
+//! `clear()`, FIFO compaction and separated values are not used: each has broken a database of that engine.
 //!
 //! **Why its own log stays on.** A batch of a checkpoint is atomic across keyspaces by that log alone. It costs each row a
 //! second sequential write, a checkpoint at a time; the journal has made it durable long before.
 
 use super::checkpoint::Checkpoint;
+use super::digests::SketchSize;
 use super::directory::Directory;
 use super::error::OpenError;
 use super::layer::Layer;
 use atoll_crdt::codec::{Reader, Writer};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use atoll_replication::sketch::{Change, DigestKey, RowDigest, RowId, Sketch};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,29 +27,57 @@ const LOG_BYTES_MAX: u64 = 128 << 20;
 /// The engine's own memtable: a checkpoint is in memory once more until it is a table.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 const STATE_KEY: &[u8] = b"state";
+const FINGERPRINT_KEY: &[u8] = b"digest-key";
+const ID_BYTES: usize = 8;
+/// Entries of the index that are passed over, one by one, before the next wanted one is sought.
+const PASSED_OVER_MAX: usize = 16;
+/// Entries of the index that are written, or removed, at once while it is made anew.
+const REINDEXED_AT_ONCE: usize = 8_192;
 const CHECKSUM_BYTES: usize = 4;
 
 /// The engine. Its directory stays locked as long as it lives.
 pub(super) struct Engine {
     database: Database,
     rows: Keyspace,
+    /// A row's id, big-endian, and its key; no value.
+    ids: Keyspace,
     counts: Keyspace,
     meta: Keyspace,
+    digest_key: DigestKey,
     _directory: Arc<Directory>,
+}
+
+/// Tells secrets apart.
+pub(super) type Fingerprint = [u8; 16];
+
+fn fingerprint(key: &DigestKey) -> Fingerprint {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&key.id_of_bytes(b"").to_bits().to_be_bytes());
+    out[8..].copy_from_slice(&key.digest_of_bytes(b"", b"").to_bits().to_be_bytes());
+    out
 }
 
 impl Engine {
     /// Opens it, or makes it; gives the checkpoint it stands at.
-    pub(super) fn open(directory: &Arc<Directory>, cache_bytes: usize) -> Result<(Self, Checkpoint), OpenError> {
+    pub(super) fn open(
+        directory: &Arc<Directory>,
+        cache_bytes: usize,
+        digest_key: &DigestKey,
+    ) -> Result<(Self, Checkpoint), OpenError> {
         let path = directory.rows();
         let open = || {
             let database =
                 Database::builder(&path).cache_size(cache_bytes as u64).max_journaling_size(LOG_BYTES_MAX).open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let rows = database.keyspace("rows", options)?;
+            // A process that was killed may have written a checkpoint and not synced it, and what follows relies on it: the
+            // journal below it may go.
+            database.persist(PersistMode::SyncAll)?;
+            let ids = database.keyspace("ids", options)?;
             let counts = database.keyspace("counts", options)?;
             let meta = database.keyspace("meta", options)?;
-            Ok(Self { database, rows, counts, meta, _directory: Arc::clone(directory) })
+            let (digest_key, _directory) = (digest_key.clone(), Arc::clone(directory));
+            Ok(Self { database, rows, ids, counts, meta, digest_key, _directory })
         };
         let engine = open().map_err(|source| OpenError::Rows { path: path.clone(), source })?;
         let checkpoint = engine.checkpoint(&path)?;
@@ -65,9 +96,12 @@ impl Engine {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         let mut out = Writer::new();
         for (key, row) in &layer.rows {
+            let id = id_key(self.digest_key.id(key), key.as_bytes());
             if row.is_empty() {
                 batch.remove(&self.rows, key.as_bytes());
+                batch.remove(&self.ids, id);
             } else {
+                batch.insert(&self.ids, id, []);
                 let mut bytes = out.into_bytes();
                 bytes.clear();
                 bytes.resize(CHECKSUM_BYTES, 0);
@@ -89,8 +123,106 @@ impl Engine {
                 batch.insert(&self.counts, collection.as_bytes(), bytes);
             }
         }
-        batch.insert(&self.meta, STATE_KEY, checkpoint.encode());
+        self.write_state(&mut batch, checkpoint);
         batch.commit()
+    }
+
+    fn write_state(&self, batch: &mut OwnedWriteBatch, checkpoint: &Checkpoint) {
+        batch.insert(&self.meta, STATE_KEY, checkpoint.encode());
+        batch.insert(&self.meta, FINGERPRINT_KEY, self.fingerprint());
+    }
+
+    /// Of the secret that ids and digests are made with.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        fingerprint(&self.digest_key)
+    }
+
+    /// Whether the index was made with the secret that holds now, or there is nothing to index.
+    pub(super) fn is_indexed(&self) -> Result<bool, fjall::Error> {
+        match self.meta.get(FINGERPRINT_KEY)? {
+            Some(stored) => Ok(*stored == self.fingerprint()),
+            None => self.rows.is_empty(),
+        }
+    }
+
+    /// Reads every row for a sketch of them, and what its checkpoint says of them must be so.
+    pub(super) fn scan(&self, checkpoint: &Checkpoint, size: SketchSize) -> Result<Sketch, ReadError> {
+        let (sketch, rows) = self.sketch(size, checkpoint.rows, |_| Ok(()))?;
+        if (rows, sketch.root()) != (checkpoint.rows, checkpoint.root) {
+            return Err(ReadError("its rows are not those that its checkpoint sums up".into()));
+        }
+        Ok(sketch)
+    }
+
+    /// Makes the index anew, of every row, because the secret is another one; the checkpoint's root is then of that one.
+    /// A crash on the way leaves the old fingerprint, and it is done again. E3
+    pub(super) fn reindex(&self, checkpoint: &mut Checkpoint, size: SketchSize) -> Result<Sketch, ReadError> {
+        let write = |batch: OwnedWriteBatch| batch.commit().map_err(|error| failed(&error));
+        let new_batch = || self.database.batch();
+        let mut batch = new_batch();
+        for (n, entry) in self.snapshot().iter(&self.ids).enumerate() {
+            batch.remove(&self.ids, entry.key().map_err(|error| failed(&error))?);
+            if n % REINDEXED_AT_ONCE == REINDEXED_AT_ONCE - 1 {
+                write(std::mem::replace(&mut batch, new_batch()))?;
+            }
+        }
+        write(batch)?;
+        let (mut batch, mut waiting) = (new_batch(), 0);
+        let (sketch, rows) = self.sketch(size, checkpoint.rows, |key| {
+            batch.insert(&self.ids, id_key(self.digest_key.id_of_bytes(key), key), []);
+            waiting += 1;
+            if waiting == REINDEXED_AT_ONCE {
+                waiting = 0;
+                return write(std::mem::replace(&mut batch, new_batch()));
+            }
+            Ok(())
+        })?;
+        if rows != checkpoint.rows {
+            return Err(ReadError(format!("it has {rows} rows, and its checkpoint says {}", checkpoint.rows)));
+        }
+        checkpoint.root = sketch.root();
+        let mut batch = batch.durability(Some(PersistMode::SyncData));
+        self.write_state(&mut batch, checkpoint);
+        write(batch)?;
+        Ok(sketch)
+    }
+
+    /// A sketch of every row, and how many there are; `each` is shown their keys.
+    fn sketch(
+        &self,
+        size: SketchSize,
+        rows_expected: u64,
+        mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
+    ) -> Result<(Sketch, u64), ReadError> {
+        let (mut sketch, mut rows) = (size.sketch(rows_expected), 0);
+        for stored in self.rows_from(&self.snapshot(), &[]) {
+            let stored = stored?;
+            let key = stored.key_bytes();
+            let digest = self.digest_key.digest_of_bytes(key, open(key, &stored.value)?);
+            sketch.apply(Change::between(self.digest_key.id_of_bytes(key), RowDigest::ABSENT, digest));
+            each(key)?;
+            rows += 1;
+        }
+        Ok((sketch, rows))
+    }
+
+    /// Visits the keys of a snapshot's rows with these ids, which are ascending.
+    pub(super) fn visit_keys(
+        &self,
+        snapshot: &Snapshot,
+        ids: &[RowId],
+        visitor: &mut dyn FnMut(RowKey) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut entries = Sought::default();
+        for id in ids {
+            let id = id.to_bits().to_be_bytes();
+            entries.seek(&id, |id| snapshot.range::<&[u8], _>(&self.ids, (Bound::Included(id), Bound::Unbounded)))?;
+            while let Some(key) = entries.head.as_ref().and_then(|entry| entry.strip_prefix(&id)) {
+                visitor(RowKey::parse(key).map_err(|error| damaged(key, &error.to_string()))?)?;
+                entries.advance()?;
+            }
+        }
+        Ok(())
     }
 
     /// The rows as they are now, whatever is written later.
@@ -120,10 +252,64 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// Takes a row away, as a bug or a bad disk would.
+    pub(super) fn lose(&self, key: &RowKey) -> Result<(), fjall::Error> {
+        self.rows.remove(key.as_bytes())
+    }
+
+    /// Puts entries of another secret into the index.
+    pub(super) fn leave_half_indexed<'a>(
+        &self,
+        key: &DigestKey,
+        rows: impl Iterator<Item = &'a RowKey>,
+    ) -> Result<(), fjall::Error> {
+        rows.into_iter().try_for_each(|row| self.ids.insert(id_key(key.id(row), row.as_bytes()), []))
+    }
+}
+
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("rows", &self.rows.approximate_len()).finish_non_exhaustive()
     }
+}
+
+/// A place in the index that moves forwards: step by step while what is wanted is near, else by a jump.
+#[derive(Default)]
+struct Sought {
+    entries: Option<fjall::Iter>,
+    head: Option<fjall::Slice>,
+}
+
+impl Sought {
+    /// Goes to the first entry at or behind `id`; `from` begins there anew.
+    fn seek(&mut self, id: &[u8], from: impl Fn(&[u8]) -> fjall::Iter) -> Result<(), ReadError> {
+        for _ in 0..PASSED_OVER_MAX {
+            match &self.head {
+                Some(head) if head.as_ref() < id => self.advance()?,
+                Some(_) => return Ok(()),
+                None if self.entries.is_some() => return Ok(()),
+                None => break,
+            }
+        }
+        self.entries = Some(from(id));
+        self.advance()
+    }
+
+    fn advance(&mut self) -> Result<(), ReadError> {
+        let next = self.entries.as_mut().and_then(Iterator::next);
+        self.head = next.map(|entry| entry.key().map_err(|error| failed(&error))).transpose()?;
+        Ok(())
+    }
+}
+
+/// The entry of a row in the index by id.
+fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ID_BYTES + key.len());
+    out.extend_from_slice(&id.to_bits().to_be_bytes());
+    out.extend_from_slice(key);
+    out
 }
 
 /// A row as it is stored, decoded only if it is wanted.

@@ -38,7 +38,11 @@ pub enum OpenError {
         what: String,
     },
     /// The row engine cannot be opened or read (disk). It is a view of the journal.
-    #[error("the row engine in {} cannot be read; move that directory away, and it is built again from the journal", .path.display())]
+    #[error(
+        "the row engine in {} cannot be read; move that directory away: it is built again from the journal, or, if old \
+         segments of that were dropped, start with an empty data directory: the node fetches everything from its peers",
+        .path.display()
+    )]
     Rows {
         /// The engine's directory.
         path: PathBuf,
@@ -46,7 +50,11 @@ pub enum OpenError {
         source: fjall::Error,
     },
     /// The checkpoint or the rows read from it are no state of ours (disk).
-    #[error("the row engine in {} is damaged ({what}); move that directory away, and it is built again from the journal", .path.display())]
+    #[error(
+        "the row engine in {} is damaged ({what}); move that directory away: it is built again from the journal, or, if \
+         old segments of that were dropped, start with an empty data directory: the node fetches everything from its peers",
+        .path.display()
+    )]
     RowsDamaged {
         /// The engine's directory.
         path: PathBuf,

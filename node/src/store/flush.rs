@@ -4,8 +4,11 @@
 //! waits until the journal is on disk up to there, writes one batch, corrects the cache, and leaves the new base to be
 //! picked up; until then views read the frozen rows from memory.
 //!
+//! It also does what else would hold up the replica thread: frees large memory, and deletes segments of the journal.
+//!
 //! **What always holds.** K1: a checkpoint is never ahead of the journal on disk, also when the journal is synced at
-//! intervals. K2: at most one checkpoint runs. K3: a checkpoint that cannot be written ends the process.
+//! intervals. K2: at most one checkpoint runs. K3: a checkpoint that cannot be written ends the process. K4: segments are deleted oldest first, and one that
+//! cannot be deleted keeps those behind it, so that a crash never leaves a hole.
 
 use super::cache::RowCache;
 use super::checkpoint::Checkpoint;
@@ -14,29 +17,44 @@ use super::engine::Engine;
 use super::error::{FailureHandler, StoreFailure};
 use super::layer::Layer;
 use super::layers::Base;
-use super::view::View;
+use super::segment;
+use atoll_replication::Position;
+use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What was replaced and may be large to free, so that the replica thread need not.
-#[derive(Debug)]
-pub(super) struct Garbage {
-    pub(super) _frozen: Option<Arc<Layer>>,
-    pub(super) _view: Arc<View>,
-}
+/// What may be large to free, so that the replica thread need not.
+type Garbage = Box<dyn Any + Send>;
 
 enum Task {
     Write(Arc<Layer>, Checkpoint),
     Free(Garbage),
+    /// Segments, oldest first.
+    Remove(Vec<Position>),
+}
+
+/// Where garbage may be left. The thread ends with its [`Flusher`], whoever still has one of these.
+#[derive(Debug, Clone)]
+pub(super) struct Bin(Weak<SyncSender<Task>>);
+
+impl Bin {
+    /// Has something freed by the thread, if that has time; else it is freed here.
+    pub(super) fn free(&self, garbage: impl Any + Send) {
+        if let Some(tasks) = self.0.upgrade() {
+            let _ = tasks.try_send(Task::Free(Box::new(garbage)));
+        }
+    }
 }
 
 /// The replica thread's side.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    tasks: Option<SyncSender<Task>>,
+    tasks: Option<Arc<SyncSender<Task>>>,
     written: Receiver<Arc<Base>>,
     is_running: bool,
     durable: Arc<Durable>,
@@ -49,14 +67,20 @@ impl Flusher {
         engine: Arc<Engine>,
         cache: Arc<RowCache>,
         durable: Arc<Durable>,
+        journal_directory: PathBuf,
         on_failure: FailureHandler,
     ) -> io::Result<Self> {
         let (tasks, todo) = sync_channel(4);
         let (done, written) = sync_channel(1);
         let journal = Arc::clone(&durable);
         let thread = std::thread::Builder::new().name("atoll-checkpoint".into()).spawn(move || {
+            let mut unwanted = VecDeque::new();
             for task in todo {
                 match task {
+                    Task::Remove(segments) => {
+                        unwanted.extend(segments);
+                        remove(&journal_directory, &mut unwanted);
+                    }
                     Task::Free(garbage) => drop(garbage),
                     Task::Write(layer, checkpoint) => {
                         // K1
@@ -74,7 +98,7 @@ impl Flusher {
                 }
             }
         })?;
-        Ok(Self { tasks: Some(tasks), written, is_running: false, durable, thread: Some(thread) })
+        Ok(Self { tasks: Some(Arc::new(tasks)), written, is_running: false, durable, thread: Some(thread) })
     }
 
     /// Whether a checkpoint was begun and its end not yet picked up.
@@ -115,11 +139,14 @@ impl Flusher {
         }
     }
 
-    /// Has something freed by this thread.
-    pub(super) fn free(&self, garbage: Garbage) {
-        if let Some(tasks) = &self.tasks {
-            let _ = tasks.try_send(Task::Free(garbage));
-        }
+    /// Has segments deleted by this thread, oldest first; `false` when it has no time, and nothing will be deleted.
+    pub(super) fn remove(&self, segments: Vec<Position>) -> bool {
+        self.tasks.as_ref().is_some_and(|tasks| tasks.try_send(Task::Remove(segments)).is_ok())
+    }
+
+    /// For leaving garbage.
+    pub(super) fn bin(&self) -> Bin {
+        Bin(self.tasks.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 }
 
@@ -144,5 +171,43 @@ fn write(
     engine.write(layer, checkpoint)?;
     let snapshot = engine.snapshot();
     let generation = cache.advance(layer);
-    Ok(Base { engine: Arc::clone(engine), cache: Arc::clone(cache), snapshot, generation })
+    let position = checkpoint.position;
+    Ok(Base { engine: Arc::clone(engine), cache: Arc::clone(cache), snapshot, generation, position })
+}
+
+/// Deletes segments from the front of `unwanted`; what cannot be deleted is tried again with the next ones. K4
+fn remove(journal: &Path, unwanted: &mut VecDeque<Position>) {
+    while let Some(first) = unwanted.front() {
+        if let Err(error) = segment::remove(journal, *first) {
+            tracing::warn!(%error, segment = first.0, "a journal segment that is not needed cannot be deleted");
+            return;
+        }
+        unwanted.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_cannot_be_deleted_keeps_those_behind_it_until_it_can() {
+        let journal = tempfile::tempdir().expect("temporary directory");
+        let path = |n: u64| segment::path(journal.path(), Position(n));
+        for n in [1, 3, 4] {
+            std::fs::write(path(n), b"full").expect("written");
+            std::fs::write(segment::index_path(journal.path(), Position(n)), b"index").expect("written");
+        }
+        // Nothing deletes a directory as a file.
+        std::fs::create_dir(path(2)).expect("made");
+        let mut unwanted = (1..=3).map(Position).collect();
+        remove(journal.path(), &mut unwanted);
+        assert_eq!(unwanted, [Position(2), Position(3)]);
+        assert_eq!([1, 2, 3, 4].map(|n| path(n).exists()), [false, true, true, true]);
+        std::fs::remove_dir(path(2)).expect("removed");
+        unwanted.push_back(Position(4));
+        remove(journal.path(), &mut unwanted);
+        assert!(unwanted.is_empty(), "{unwanted:?}");
+        assert_eq!(std::fs::read_dir(journal.path()).expect("listed").count(), 0);
+    }
 }

@@ -70,6 +70,11 @@ impl Layout {
         Position(self.next.0 - 1)
     }
 
+    /// The segment that is written to, and the bytes of its file.
+    pub(super) fn segment(&self) -> (Position, u64) {
+        (self.segment, self.offset.max(self.segment_bytes))
+    }
+
     /// Appends an entry and indexes it; gives its position.
     pub(super) fn append(&mut self, entry: &Entry, index: &mut Index) -> Position {
         let position = self.next;

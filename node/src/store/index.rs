@@ -11,7 +11,7 @@
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
 use atoll_crdt::{ActorId, Dot};
 use atoll_replication::Position;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Between two places of one actor, in bytes of the journal. Read from memory, this many cost some 20 µs.
 pub(super) const STRIDE_BYTES: u32 = 64 << 10;
@@ -21,7 +21,7 @@ const VERSION: u8 = 1;
 /// Where the frame of a record begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
-    /// Which segment, by the index's own count.
+    /// Which segment, by the index's own count, which dropped ones take part in.
     segment: u32,
     /// The byte in it.
     pub(super) offset: u32,
@@ -37,19 +37,26 @@ struct ActorPlaces {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// What the segments' numbers stand for.
-    segments: Vec<Position>,
+    segments: VecDeque<Position>,
+    /// Segments that were dropped: the number of the first that is there.
+    dropped: u32,
     actors: BTreeMap<ActorId, ActorPlaces>,
 }
 
 impl Index {
     /// What follows lies in the segment that begins with `first`.
     pub(super) fn begin_segment(&mut self, first: Position) {
-        self.segments.push(first);
+        self.segments.push_back(first);
+    }
+
+    /// The number of the segment begun last.
+    fn current(&self) -> u32 {
+        (self.dropped + self.segments.len() as u32).saturating_sub(1)
     }
 
     /// A record's frame begins at `offset` of the segment begun last.
     pub(super) fn add(&mut self, dot: Dot, offset: u32) {
-        let segment = self.segments.len().saturating_sub(1) as u32;
+        let segment = self.current();
         let actor = self.actors.entry(dot.actor).or_default();
         if dot.seq != actor.last + 1 {
             // X3
@@ -78,7 +85,35 @@ impl Index {
         let actor = self.actors.get(&dot.actor).filter(|actor| dot.seq <= actor.last)?;
         let after = actor.places.partition_point(|(seq, _)| *seq <= dot.seq);
         let (_, place) = *actor.places.get(after.checked_sub(1)?)?;
-        Some((self.segments[place.segment as usize], place))
+        Some((self.segments[(place.segment - self.dropped) as usize], place))
+    }
+
+    /// Full segments from the oldest on: the position that each begins with, and the one that follows it.
+    pub(super) fn sealed(&self) -> impl Iterator<Item = (Position, Position)> {
+        self.segments.iter().copied().zip(self.segments.iter().copied().skip(1))
+    }
+
+    /// The newest record of each actor in the `nth` segment. X1: the next place of an actor beyond it says where that ends.
+    pub(super) fn newest_in(&self, nth: usize) -> impl Iterator<Item = Dot> {
+        let segment = self.dropped + nth as u32;
+        self.actors.iter().filter_map(move |(id, actor)| {
+            let after = actor.places.partition_point(|(_, place)| place.segment <= segment);
+            let (_, last) = actor.places.get(after.checked_sub(1)?)?;
+            let newest = actor.places.get(after).map_or(actor.last, |(seq, _)| seq - 1);
+            (last.segment == segment).then_some(Dot::new(*id, newest))
+        })
+    }
+
+    /// Forgets the oldest segment. What was last of an actor stays known, so that a jump is still one.
+    pub(super) fn drop_oldest(&mut self) {
+        if self.segments.pop_front().is_none() {
+            return;
+        }
+        self.dropped += 1;
+        for actor in self.actors.values_mut() {
+            let gone = actor.places.partition_point(|(_, place)| place.segment < self.dropped);
+            actor.places.drain(..gone);
+        }
     }
 
     /// How many places are kept.
@@ -90,14 +125,15 @@ impl Index {
     /// The part of the segment begun last, to be stored beside it when it is full: it ends with `last`, and its frames
     /// end at `end`.
     pub(super) fn encode_segment(&self, last: Position, end: u32) -> Vec<u8> {
-        let segment = self.segments.len().saturating_sub(1);
+        let segment = self.current();
+        let first = self.segments.back().copied().unwrap_or_default();
         let mut out = Writer::new();
         out.byte(VERSION);
-        out.number(self.segments[segment].0);
+        out.number(first.0);
         out.number(last.0);
         out.number(u64::from(end));
         for (id, actor) in &self.actors {
-            let from = actor.places.partition_point(|(_, place)| (place.segment as usize) < segment);
+            let from = actor.places.partition_point(|(_, place)| place.segment < segment);
             let places = &actor.places[from..];
             if places.is_empty() {
                 continue;
@@ -124,7 +160,7 @@ impl Index {
             return Err(DecodeError::NotCanonical);
         }
         self.begin_segment(first);
-        let segment = self.segments.len() as u32 - 1;
+        let segment = self.current();
         for (id, last, places) in part.actors {
             let actor = self.actors.entry(id).or_default();
             if places.first().is_some_and(|(seq, _)| *seq != actor.last + 1) {

@@ -5,18 +5,21 @@
 //!
 //! **What is not here.** Writing ([`super::commit`]) and opening ([`super::replay`]).
 
+use super::config::Retention;
 use super::frame::{self, Frame, Parsed};
 use super::group::{Group, Layout};
 use super::index::{Index, STRIDE_BYTES};
+use super::retention::{Droppable, Horizon, verdict};
 use super::segment;
 use super::tail::Tail;
 use atoll_crdt::{ActorId, Dot, ReadError};
 use atoll_replication::{Entry, Position, RecordBytes};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 /// Read from a segment at once.
 const READ_BYTES: usize = 2 * STRIDE_BYTES as usize;
@@ -30,18 +33,33 @@ pub(super) struct Journal {
     index: Index,
     tail: Tail,
     segments: Segments,
+    /// Bytes of the files of full segments, oldest first, and of all of them.
+    sealed: VecDeque<u64>,
+    sealed_bytes: u64,
 }
 
 impl Journal {
-    /// A journal that was opened.
-    pub(super) fn new(directory: PathBuf, layout: Layout, index: Index, tail_bytes: usize) -> Self {
+    /// A journal that was opened; `sealed` are the bytes of the files of its full segments.
+    pub(super) fn new(
+        directory: PathBuf,
+        layout: Layout,
+        index: Index,
+        sealed: VecDeque<u64>,
+        tail_bytes: usize,
+    ) -> Self {
         let segments = Segments { directory, files: RefCell::default() };
-        Self { layout, index, tail: Tail::new(tail_bytes), segments }
+        let sealed_bytes = sealed.iter().sum();
+        Self { layout, index, tail: Tail::new(tail_bytes), segments, sealed, sealed_bytes }
     }
 
     /// Appends an entry to the group that is gathering.
     pub(super) fn append(&mut self, entry: &Entry) -> Position {
+        let (segment, bytes) = self.layout.segment();
         let position = self.layout.append(entry, &mut self.index);
+        if self.layout.segment().0 != segment {
+            self.sealed.push_back(bytes);
+            self.sealed_bytes += bytes;
+        }
         if let Entry::Record(record) = entry {
             self.tail.push(position, record.clone());
         }
@@ -66,6 +84,37 @@ impl Journal {
     /// The lowest seq of an actor that can be read.
     pub(super) fn log_start(&self, actor: ActorId) -> Option<u64> {
         self.index.first(actor)
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sealed_bytes + self.layout.segment().1
+    }
+
+    /// Segments that may go now, oldest first.
+    pub(super) fn droppable(&self, rule: &Retention, horizon: &Horizon<'_>) -> Vec<Droppable> {
+        let (mut found, mut bytes) = (Vec::new(), self.bytes());
+        for (nth, (first, follows)) in self.index.sealed().enumerate() {
+            // R1
+            if follows.0 > horizon.checkpoint.0 + 1 {
+                break;
+            }
+            let is_covered =
+                self.index.newest_in(nth).all(|dot| horizon.stable.covers(dot) || horizon.unlogged.covers(dot));
+            // R2
+            let Some(by_cap) = verdict(rule, self.segments.age(first), bytes, is_covered) else { break };
+            bytes -= self.sealed.get(nth).copied().unwrap_or_default();
+            found.push(Droppable { first, follows, by_cap });
+        }
+        found
+    }
+
+    /// Forgets the oldest segment, whose file goes.
+    pub(super) fn drop_oldest(&mut self, segment: Droppable) {
+        self.index.drop_oldest();
+        self.tail.forget(Position(segment.follows.0 - 1));
+        self.segments.files.get_mut().remove(&segment.first);
+        self.sealed_bytes -= self.sealed.pop_front().unwrap_or_default();
     }
 
     /// Records of an actor from `from` on, without a gap. J1
@@ -150,6 +199,13 @@ struct Segments {
 }
 
 impl Segments {
+    /// How long ago a full segment was written last; no time at all if that cannot be said.
+    fn age(&self, first: Position) -> Duration {
+        let modified =
+            std::fs::metadata(segment::path(&self.directory, first)).and_then(|metadata| metadata.modified());
+        modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
+    }
+
     fn reader(&self, first: Position, offset: u64) -> Result<Reader<'_>, ReadError> {
         let mut files = self.files.borrow_mut();
         if !files.contains_key(&first) {

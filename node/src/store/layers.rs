@@ -8,6 +8,8 @@ use super::cache::RowCache;
 use super::engine::{Engine, StoredRow, StoredRows};
 use super::layer::Layer;
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
+use atoll_replication::Position;
+use atoll_replication::sketch::RowId;
 use fjall::Snapshot;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -19,6 +21,8 @@ pub(super) struct Base {
     pub(super) cache: Arc<RowCache>,
     pub(super) snapshot: Snapshot,
     pub(super) generation: u64,
+    /// The last entry that it contains, durably.
+    pub(super) position: Position,
 }
 
 impl Base {
@@ -29,6 +33,14 @@ impl Base {
         let row = self.engine.row(&self.snapshot, key)?;
         self.cache.put(key, self.generation, row.as_ref());
         Ok(row)
+    }
+
+    /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
+    fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        match self.cache.get(key, self.generation) {
+            Some(known) => Ok(known),
+            None => self.engine.row(&self.snapshot, key),
+        }
     }
 }
 
@@ -66,6 +78,33 @@ impl Layers {
             Some(count) => Ok(*count),
             None => self.base.engine.count(&self.base.snapshot, collection),
         }
+    }
+
+    /// Visits what the layers in memory say of rows, each once, the empty ones too. A1
+    pub(super) fn visit_memory(&self, visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) {
+        self.memtable.rows.iter().for_each(|(key, row)| visitor(key, row));
+        let frozen = self.frozen.iter().flat_map(|layer| &layer.rows);
+        frozen.filter(|(key, _)| !self.memtable.rows.contains_key(*key)).for_each(|(key, row)| visitor(key, row));
+    }
+
+    /// Visits the engine's rows with these ids, which are ascending, less those that a layer in memory mentions. A1
+    pub(super) fn visit_stored(
+        &self,
+        ids: &[RowId],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>),
+    ) -> Result<(), ReadError> {
+        let base = &self.base;
+        base.engine.visit_keys(&base.snapshot, ids, &mut |key| {
+            let mentions = |layer: &Layer| layer.rows.contains_key(&key);
+            if mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions) {
+                return Ok(());
+            }
+            match base.row_once(&key)? {
+                Some(row) => visitor(&key, &row),
+                None => return Err(ReadError(format!("the index by id names a row {key:?} that is not there"))),
+            }
+            Ok(())
+        })
     }
 
     /// Visits rows in order; see [`atoll_crdt::RowSource::visit`]. `above` are rows of a layer above these.

@@ -13,10 +13,10 @@
 //! * S3: readers see synced state only, and a view never changes.
 //! * S4: a checkpoint is a state: rows, counts and clocks of one position, never ahead of the journal on disk.
 //! * S5: nothing that was durable is dropped silently: a hole in the journal is an error, an unfinished write is not.
-//! * S6: memory is bounded by [`StoreConfig`], disk by the data and the journal.
+//! * S6: memory is bounded by [`StoreConfig`], disk by the data and by what the journal keeps for peers ([`Retention`]).
 //! * S7: after any failed write or sync the process ends ([`StoreFailure`]).
 //!
-//! **What is not here.** What entries mean (`atoll-replication`), deleting old segments, repair from peers.
+//! **What is not here.** What entries mean (`atoll-replication`), when segments may go, repair from peers.
 //!
 //! **Why this way.** The row engine alone was measured at half to three quarters of the rate and three to five times the
 //! tail: it would write and sync every row twice where one append is enough. `docs/decisions/0003-journal-and-row-engine.md`
@@ -27,6 +27,7 @@ mod checkpoint;
 mod commit;
 mod commit_stats;
 mod config;
+mod digests;
 mod directory;
 mod engine;
 mod error;
@@ -38,10 +39,13 @@ mod journal;
 mod layer;
 mod layers;
 mod node_store;
+mod pin;
 mod preparer;
 mod replay;
+mod retention;
 mod scan;
 mod segment;
+mod sketch_file;
 mod state;
 mod tail;
 #[cfg(test)]
@@ -50,7 +54,7 @@ mod view;
 
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};
-pub use config::{StoreConfig, SyncMode};
+pub use config::{Retention, StoreConfig, SyncMode};
 pub use error::{OpenError, StoreFailure};
 pub use group::Group;
 pub use node_store::{NodeStore, Opened, Published, StoreStats};

@@ -1,8 +1,10 @@
 //! The store of a node: what the replica thread owns, and what it hands to readers and to the disk.
 
-use super::StoreConfig;
 use super::cache::RowCache;
+use super::checkpoint::Checkpoint;
 use super::commit::{CommitQueue, Committer, Durable};
+use super::config::{Retention, StoreConfig};
+use super::digests::{Digests, SketchSize};
 use super::directory::Directory;
 use super::engine::Engine;
 use super::error::{FailureHandler, OpenError, StoreFailure};
@@ -12,15 +14,25 @@ use super::journal::Journal;
 use super::layers::Base;
 use super::preparer::Preparer;
 use super::replay::{Replayed, replay};
+use super::retention::Horizon;
+use super::sketch_file;
 use super::state::{CheckpointRule, State};
 use super::view::Views;
-use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource};
-use atoll_replication::{Entry, Position, RecordBytes, Recovered, RowChanges, Store};
+use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_replication::sketch::Cell;
+use atoll_replication::sketch::Sketch;
+use atoll_replication::{Entry, Pinned, Position, RecordBytes, Recovered, RowChanges, Store};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes of a segment: offsets in it are stored in 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Below this a segment would be mostly rolling over.
+const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// Segments that a log of the largest size consists of, at least.
+const SEGMENTS_OF_LOG: u64 = 8;
 
 /// What opening gives.
 #[derive(Debug)]
@@ -51,6 +63,9 @@ pub struct StoreStats {
     checkpoint: AtomicU64,
     position: AtomicU64,
     cut_bytes: AtomicU64,
+    log_bytes: AtomicU64,
+    segments_dropped: AtomicU64,
+    segments_dropped_by_cap: AtomicU64,
 }
 
 /// The volatile state, owned by the replica thread.
@@ -60,6 +75,8 @@ pub struct NodeStore {
     state: State,
     views: Arc<Views>,
     stats: Arc<StoreStats>,
+    retain: Retention,
+    sketch_path: PathBuf,
     on_failure: FailureHandler,
 }
 
@@ -77,19 +94,29 @@ impl NodeStore {
         on_synced: impl Fn(Position) + Send + 'static,
         on_failure: impl Fn(StoreFailure) + Send + 'static,
     ) -> Result<Opened, OpenError> {
-        config.segment_bytes = config.segment_bytes.min(SEGMENT_BYTES_MAX);
+        // A log bounded to little has small segments, since whole ones go.
+        let fitting = (config.retain.max_bytes / SEGMENTS_OF_LOG).max(SEGMENT_BYTES_MIN);
+        config.segment_bytes = config.segment_bytes.min(SEGMENT_BYTES_MAX).min(fitting);
         let on_failure = FailureHandler::new(on_failure);
         let directory = Arc::new(Directory::open(&config.dir)?);
-        let (engine, checkpoint) = Engine::open(&directory, config.cache_bytes / 2)?;
+        let (engine, mut checkpoint) = Engine::open(&directory, config.cache_bytes / 2, &config.digest_key)?;
+        let digests =
+            Digests::new(config.digest_key.clone(), open_sketch(&config, &directory, &engine, &mut checkpoint)?);
         let (engine, cache) = (Arc::new(engine), Arc::new(RowCache::new(config.cache_bytes / 2)));
         // What is read while opening is synced before it is read.
         let durable = Arc::new(Durable::new(Position(u64::MAX)));
-        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&cache), Arc::clone(&durable), on_failure.clone());
+        let flusher = Flusher::start(
+            Arc::clone(&engine),
+            Arc::clone(&cache),
+            Arc::clone(&durable),
+            directory.journal(),
+            on_failure.clone(),
+        );
         let flusher = flusher.map_err(OpenError::io(&config.dir))?;
-        let snapshot = engine.snapshot();
-        let base = Arc::new(Base { engine, cache, snapshot, generation: 0 });
+        let (snapshot, position) = (engine.snapshot(), checkpoint.position);
+        let base = Arc::new(Base { engine, cache, snapshot, generation: 0, position });
         let rule = CheckpointRule { memtable_bytes: config.memtable_bytes, every: config.checkpoint_every };
-        let mut state = State::new(base, checkpoint, flusher, rule);
+        let mut state = State::new(base, checkpoint, digests, flusher, rule);
         let replayed = replay(&directory.journal(), &config, &mut state)?;
         durable.advance(replayed.last);
         Self::start(&config, &directory, state, replayed, durable, on_synced, on_failure)
@@ -123,7 +150,15 @@ impl NodeStore {
         let stats = Arc::new(StoreStats::default());
         stats.cut_bytes.store(replayed.cut_bytes, Relaxed);
         let recovered = state.synced().state.clone();
-        let store = Self { journal: replayed.journal, state, views: Arc::clone(&views), stats, on_failure };
+        let store = Self {
+            journal: replayed.journal,
+            state,
+            views: Arc::clone(&views),
+            stats,
+            retain: config.retain,
+            sketch_path: directory.sketch(),
+            on_failure,
+        };
         store.count();
         Ok(Opened { store, recovered, views, commits })
     }
@@ -138,15 +173,20 @@ impl NodeStore {
     pub fn publish(&mut self, synced: Position) -> Published {
         let settled = self.state.settle(synced);
         self.journal.written(synced);
+        self.drive_checkpoints(settled.any);
+        Published { changed_system: settled.system }
+    }
+
+    /// Begins and ends checkpoints, and shows readers a new view if anything changed.
+    fn drive_checkpoints(&mut self, changed: bool) {
         let garbage = self.state.drive_checkpoints();
-        if settled.any || garbage.is_some() {
+        if changed || garbage.is_some() {
             let before = self.views.publish(Arc::new(self.state.view()));
             if let Some(frozen) = garbage {
                 self.state.free(frozen, before);
             }
             self.count();
         }
-        Published { changed_system: settled.system }
     }
 
     /// Writes everything published to the row engine and waits for it, so that the next start has nothing to replay. For
@@ -155,6 +195,13 @@ impl NodeStore {
         self.state.checkpoint();
         self.views.publish(Arc::new(self.state.view()));
         self.count();
+        if let Some(sketch) = self.state.sketch_of_engine() {
+            let key = self.state.base().engine.fingerprint();
+            if let Err(error) = sketch_file::store(&self.sketch_path, self.state.synced(), key, &sketch) {
+                // It only spares reading the rows.
+                tracing::warn!(%error, "the sketch of all rows was not stored");
+            }
+        }
     }
 
     /// The position of the last entry appended.
@@ -176,6 +223,7 @@ impl NodeStore {
         stats.row_cache_bytes.store(self.state.base().cache.bytes(), Relaxed);
         stats.checkpoint.store(self.state.base().generation, Relaxed);
         stats.position.store(self.state.synced().position.0, Relaxed);
+        stats.log_bytes.store(self.journal.bytes(), Relaxed);
     }
 }
 
@@ -216,10 +264,48 @@ impl StoreStats {
         self.position.load(Relaxed)
     }
 
+    /// Bytes of the journal.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Relaxed)
+    }
+
+    /// Segments of the journal that were dropped since the process began.
+    #[must_use]
+    pub fn segments_dropped(&self) -> u64 {
+        self.segments_dropped.load(Relaxed)
+    }
+
+    /// Those of them that a member may still have asked for, dropped because of a bound.
+    #[must_use]
+    pub fn segments_dropped_by_cap(&self) -> u64 {
+        self.segments_dropped_by_cap.load(Relaxed)
+    }
+
     /// Bytes of an unfinished write that were cut off when the store was opened.
     #[must_use]
     pub fn cut_bytes(&self) -> u64 {
         self.cut_bytes.load(Relaxed)
+    }
+}
+
+/// The sketch of the rows at a checkpoint: as it was left, or by reading them all.
+fn open_sketch(
+    config: &StoreConfig,
+    directory: &Directory,
+    engine: &Engine,
+    checkpoint: &mut Checkpoint,
+) -> Result<Sketch, OpenError> {
+    let path = directory.rows();
+    let damaged = |error: ReadError| OpenError::RowsDamaged { path: path.clone(), what: error.to_string() };
+    let size = SketchSize { rows_min: config.sketch_rows_min, cells: config.sketch_cells };
+    if !engine.is_indexed().map_err(|source| OpenError::Rows { path: path.clone(), source })? {
+        tracing::info!(rows = checkpoint.rows, "the cluster's secret is another one: every row is indexed anew");
+        return engine.reindex(checkpoint, size).map_err(damaged);
+    }
+    match sketch_file::load(&directory.sketch(), checkpoint, engine.fingerprint(), size) {
+        Some(sketch) => Ok(sketch),
+        None => engine.scan(checkpoint, size).map_err(damaged),
     }
 }
 
@@ -258,5 +344,34 @@ impl Store for NodeStore {
 
     fn log_start(&self, actor: ActorId) -> Option<u64> {
         self.journal.log_start(actor)
+    }
+
+    fn truncate(&mut self, stable: &VersionVector) -> bool {
+        if self.journal.bytes() > self.retain.max_bytes {
+            // Nothing goes that the row engine does not hold.
+            self.state.begin_checkpoint();
+            self.drive_checkpoints(false);
+        }
+        let unlogged = &self.state.synced().state.clocks.unlogged;
+        let horizon = Horizon { stable, unlogged, checkpoint: self.state.base().position };
+        let found = self.journal.droppable(&self.retain, &horizon);
+        let files = found.iter().map(|segment| segment.first).collect();
+        if found.is_empty() || !self.state.remove_segments(files) {
+            return false;
+        }
+        let by_cap = found.iter().filter(|segment| segment.by_cap).count() as u64;
+        self.stats.segments_dropped.fetch_add(found.len() as u64, Relaxed);
+        self.stats.segments_dropped_by_cap.fetch_add(by_cap, Relaxed);
+        found.into_iter().for_each(|segment| self.journal.drop_oldest(segment));
+        self.count();
+        true
+    }
+
+    fn synced_root(&self) -> Cell {
+        self.views.current().root()
+    }
+
+    fn pin(&mut self) -> Arc<dyn Pinned> {
+        Arc::new(self.state.pin())
     }
 }

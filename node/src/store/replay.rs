@@ -18,6 +18,7 @@ use super::segment::{self, HeaderError};
 use super::state::State;
 use atoll_crdt::codec::DecodeError;
 use atoll_replication::{Entry, Position, row_changes};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ pub(super) struct Replayed {
 pub(super) fn replay(directory: &Path, config: &StoreConfig, state: &mut State) -> Result<Replayed, OpenError> {
     let segments = segment::list(directory).map_err(OpenError::io(directory))?;
     let checkpoint = state.synced().position;
-    let mut reading = Reading { directory, state, checkpoint, index: Index::default(), next: Position(1) };
+    let mut reading =
+        Reading { directory, state, checkpoint, index: Index::default(), sealed: VecDeque::new(), next: Position(1) };
     let Some((last_segment, sealed)) = segments.split_last() else {
         reading.check_reaches_checkpoint(&segment::path(directory, Position(1)), 0)?;
         return begin(directory, config, reading.index);
@@ -73,7 +75,7 @@ fn begin(directory: &Path, config: &StoreConfig, mut index: Index) -> Result<Rep
     let file = Arc::new(make().map_err(OpenError::io(segment::path(directory, first)))?);
     index.begin_segment(first);
     let layout = Layout::new(config.segment_bytes, first, segment::HEADER_BYTES as u64, first);
-    let journal = Journal::new(directory.into(), layout, index, config.tail_bytes);
+    let journal = Journal::new(directory.into(), layout, index, VecDeque::new(), config.tail_bytes);
     Ok(Replayed { journal, segment: first, file, last: Position(0), cut_bytes: 0 })
 }
 
@@ -82,6 +84,8 @@ struct Reading<'a> {
     state: &'a mut State,
     checkpoint: Position,
     index: Index,
+    /// Bytes of the files of full segments.
+    sealed: VecDeque<u64>,
     /// The entry that is read next.
     next: Position,
 }
@@ -89,11 +93,12 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// A full segment that ends where `follows` begins.
     fn sealed(&mut self, first: Position, follows: Position) -> Result<(), OpenError> {
+        let path = segment::path(self.directory, first);
+        self.sealed.push_back(std::fs::metadata(&path).map_err(OpenError::io(&path))?.len());
         if follows.0 <= self.checkpoint.0 + 1 && self.by_stored_index(first, follows) {
             self.next = follows;
             return Ok(());
         }
-        let path = segment::path(self.directory, first);
         let (_, scanned) = self.read(first)?;
         // O2, O3: a segment is synced before the next one holds anything.
         if scanned.next == follows {
@@ -127,7 +132,7 @@ impl Reading<'_> {
             cut(&file, scanned.end as u64, cut_bytes).map_err(OpenError::io(&path))?;
         }
         let layout = Layout::new(config.segment_bytes, first, scanned.end as u64, scanned.next);
-        let journal = Journal::new(self.directory.into(), layout, self.index, config.tail_bytes);
+        let journal = Journal::new(self.directory.into(), layout, self.index, self.sealed, config.tail_bytes);
         let last = Position(scanned.next.0 - 1);
         Ok(Replayed { journal, segment: first, file: Arc::new(file), last, cut_bytes })
     }
@@ -177,6 +182,7 @@ impl Reading<'_> {
                 let context = &self.state.synced().state.clocks.context;
                 row_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?
             }
+            Entry::Adopt(adoption) => adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?,
             Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
         };
         self.state.absorb(position, entry, rows).map_err(|error| at(error.to_string()))?;

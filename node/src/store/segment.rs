@@ -48,13 +48,15 @@ pub(super) fn index_path(directory: &Path, first: Position) -> PathBuf {
     directory.join(format!("{:016x}.{INDEX_EXTENSION}", first.0))
 }
 
-/// The segments in a directory, in order; what was being prepared is deleted.
+/// The segments in a directory, in order; what was being prepared, and indexes without their segment, are deleted.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Position>> {
-    let mut found = Vec::new();
+    let (mut found, mut indexes) = (Vec::new(), Vec::new());
     for item in std::fs::read_dir(directory)? {
         let path = item?.path();
         if path.extension().is_some_and(|e| e == "tmp") {
             std::fs::remove_file(&path)?;
+        } else if path.extension().is_some_and(|e| e == INDEX_EXTENSION) {
+            indexes.push(path);
         } else if path.extension().is_some_and(|e| e == EXTENSION) {
             let first = path.file_stem().and_then(|stem| stem.to_str());
             let first = first.and_then(|stem| u64::from_str_radix(stem, 16).ok());
@@ -64,6 +66,9 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Position>> {
         }
     }
     found.sort_unstable();
+    for index in indexes.iter().filter(|index| !index.with_extension(EXTENSION).exists()) {
+        std::fs::remove_file(index)?;
+    }
     Ok(found)
 }
 
@@ -112,6 +117,17 @@ pub(super) fn adopt(directory: &Path, prepared: &File, first: Position) -> io::R
     prepared.write_all_at(&header(first), 0)?;
     prepared.sync_data()?;
     std::fs::rename(directory.join(PREPARED), path(directory, first))?;
+    sync_directory(directory)
+}
+
+/// Deletes a segment and its stored index.
+pub(super) fn remove(directory: &Path, first: Position) -> io::Result<()> {
+    for path in [index_path(directory, first), path(directory, first)] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
     sync_directory(directory)
 }
 

@@ -6,15 +6,18 @@
 //!
 //! **What always holds.** S1: the synced state and the memtable are those of one position, so a checkpoint is a state.
 //! S2: the overlay holds the newest row of each key that an unsynced entry changed, and nothing else. S3: the count of a
-//! set, and that of all rows, changes with the row that changes it, through all stages. S4: the rows in memory are bounded: one that would
+//! set, that of all rows, and the sum over all rows change with the row that changes them, through all stages. S4: the rows in memory are bounded: one that would
 //! make the memtable twice its size waits for the running checkpoint.
 
 use super::checkpoint::Checkpoint;
-use super::flush::{Flusher, Garbage};
+use super::digests::Digests;
+use super::flush::Flusher;
 use super::layer::Layer;
 use super::layers::{Base, Layers};
+use super::pin::Pin;
 use super::view::View;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_replication::sketch::{Cell, Sketch};
 use atoll_replication::{Entry, Position, RowChanges};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -38,6 +41,8 @@ struct Unsynced {
     entry: Entry,
     rows: RowChanges,
     counts: Vec<(CollectionKey, u64)>,
+    /// The sum over all rows after it.
+    root: Cell,
 }
 
 /// What settling changed.
@@ -63,6 +68,7 @@ pub(super) struct CheckpointRule {
 pub(super) struct State {
     overlay: Overlay,
     layers: Layers,
+    digests: Digests,
     /// What has settled. S1
     synced: Checkpoint,
     /// Its context, as views share it; `None` when it has moved since.
@@ -75,9 +81,15 @@ pub(super) struct State {
 
 impl State {
     /// The state at a checkpoint, which the engine of `base` holds.
-    pub(super) fn new(base: Arc<Base>, synced: Checkpoint, flusher: Flusher, rule: CheckpointRule) -> Self {
+    pub(super) fn new(
+        base: Arc<Base>,
+        synced: Checkpoint,
+        digests: Digests,
+        flusher: Flusher,
+        rule: CheckpointRule,
+    ) -> Self {
         let layers = Layers { memtable: Layer::default(), frozen: None, base };
-        Self { overlay: Overlay::default(), layers, synced, context: None, changed_at: None, flusher, rule }
+        Self { overlay: Overlay::default(), layers, digests, synced, context: None, changed_at: None, flusher, rule }
     }
 
     /// The state after every synced entry.
@@ -91,13 +103,14 @@ impl State {
     /// The storage failed: the process must end.
     pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         let counts = self.counts_after(&rows)?;
+        let root = self.digests.absorb(&rows);
         for change in &rows {
             self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
         }
-        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts });
+        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts, root });
         Ok(())
     }
 
@@ -130,11 +143,12 @@ impl State {
         while self.overlay.entries.front().is_some_and(|unsynced| unsynced.position <= position) {
             let Some(unsynced) = self.overlay.entries.pop_front() else { break };
             settled.any = true;
-            if matches!(unsynced.entry, Entry::Record(_)) {
+            if matches!(unsynced.entry, Entry::Record(_) | Entry::Adopt(_)) {
                 self.context = None;
             }
             self.synced.state.replay(&unsynced.entry);
             self.synced.position = unsynced.position;
+            self.synced.root = unsynced.root;
             self.settle_rows(unsynced, &mut settled);
         }
         if !self.layers.memtable.is_empty() {
@@ -195,8 +209,8 @@ impl State {
         self.layers.frozen.take()
     }
 
-    /// Hands the memtable to the flush thread.
-    fn begin_checkpoint(&mut self) {
+    /// Hands the memtable to the flush thread, if it is free.
+    pub(super) fn begin_checkpoint(&mut self) {
         // What is frozen is in no other place until its checkpoint has ended, also if that failed.
         if self.layers.memtable.is_empty() || self.layers.frozen.is_some() {
             return;
@@ -221,12 +235,36 @@ impl State {
     /// What readers may see now.
     pub(super) fn view(&mut self) -> View {
         let context = self.context.get_or_insert_with(|| Arc::new(self.synced.state.clocks.context.clone()));
-        View::new(self.layers.clone(), Arc::clone(context), self.synced.position, self.synced.rows)
+        let Checkpoint { position, rows, root, .. } = self.synced;
+        View::new(self.layers.clone(), Arc::clone(context), position, rows, root)
+    }
+
+    /// The volatile state as it is now.
+    pub(super) fn pin(&self) -> Pin {
+        let mut layers = self.layers.clone();
+        for (key, (_, row)) in &self.overlay.rows {
+            layers.memtable.put(key.clone(), Arc::clone(row));
+        }
+        for (collection, (_, count)) in &self.overlay.counts {
+            layers.memtable.put_count(collection.clone(), *count);
+        }
+        Pin::new(layers, self.digests.sketch(), self.digests.key().clone(), self.flusher.bin())
+    }
+
+    /// The sketch of the rows in the engine, if that holds everything that was appended.
+    pub(super) fn sketch_of_engine(&self) -> Option<Arc<Sketch>> {
+        let holds_all = self.overlay.entries.is_empty() && self.layers.base.position == self.synced.position;
+        holds_all.then(|| self.digests.sketch())
+    }
+
+    /// Has segments of the journal deleted by another thread; `false` when that has no time.
+    pub(super) fn remove_segments(&self, segments: Vec<Position>) -> bool {
+        self.flusher.remove(segments)
     }
 
     /// Has something freed by another thread.
     pub(super) fn free(&self, frozen: Arc<Layer>, view: Arc<View>) {
-        self.flusher.free(Garbage { _frozen: Some(frozen), _view: view });
+        self.flusher.bin().free((frozen, view));
     }
 
     /// Bytes of rows in memory that the engine does not have.

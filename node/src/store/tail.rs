@@ -52,18 +52,26 @@ impl Tail {
 
     /// Drops what is too much, of what is in the file. T2, T3
     pub(super) fn trim(&mut self, written: Position) {
-        while self.bytes > self.bytes_max
-            && let Some((position, actor)) = self.order.front().copied()
-            && position <= written
-        {
-            self.order.pop_front();
-            if let Some(kept) = self.actors.get_mut(&actor) {
-                if let Some(record) = kept.pop_front() {
-                    self.bytes -= weight(&record);
-                }
-                if kept.is_empty() {
-                    self.actors.remove(&actor);
-                }
+        while self.bytes > self.bytes_max && self.order.front().is_some_and(|(position, _)| *position <= written) {
+            self.pop_oldest();
+        }
+    }
+
+    /// Drops everything up to `position`, which is in no file any more.
+    pub(super) fn forget(&mut self, position: Position) {
+        while self.order.front().is_some_and(|(at, _)| *at <= position) {
+            self.pop_oldest();
+        }
+    }
+
+    fn pop_oldest(&mut self) {
+        let Some((_, actor)) = self.order.pop_front() else { return };
+        if let Some(kept) = self.actors.get_mut(&actor) {
+            if let Some(record) = kept.pop_front() {
+                self.bytes -= weight(&record);
+            }
+            if kept.is_empty() {
+                self.actors.remove(&actor);
             }
         }
     }

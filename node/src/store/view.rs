@@ -11,6 +11,7 @@ use super::layers::Layers;
 use arc_swap::ArcSwap;
 use atoll_crdt::{ActorId, CollectionKey, Dot, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::Position;
+use atoll_replication::sketch::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -26,11 +27,12 @@ pub struct View {
     context: Arc<VersionVector>,
     position: Position,
     rows: u64,
+    root: Cell,
 }
 
 impl View {
-    pub(super) fn new(layers: Layers, context: Arc<VersionVector>, position: Position, rows: u64) -> Self {
-        Self { layers, context, position, rows }
+    pub(super) fn new(layers: Layers, context: Arc<VersionVector>, position: Position, rows: u64, root: Cell) -> Self {
+        Self { layers, context, position, rows, root }
     }
 
     /// The causal context that the rows stand at: everything in it is here, and durable.
@@ -49,6 +51,12 @@ impl View {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// The sum over all rows: equal at nodes of one cluster that hold the same ones.
+    #[must_use]
+    pub fn root(&self) -> Cell {
+        self.root
     }
 }
 

@@ -134,6 +134,7 @@ pub enum TlsError {
 pub struct Tls {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
+    ca: CertificateDer<'static>,
     own: Arc<CertifiedKey>,
     key: Arc<PrivateKeyDer<'static>>,
     identity: PeerIdentity,
@@ -158,7 +159,9 @@ impl Tls {
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
-        for ca in certificates(&files.ca)? {
+        let cas = certificates(&files.ca)?;
+        let ca = cas[0].clone();
+        for ca in cas {
             roots.add(ca).map_err(|_| content(&files.ca, "CA certificate"))?;
         }
         let roots = Arc::new(roots);
@@ -170,7 +173,7 @@ impl Tls {
         let signer = provider.key_provider.load_private_key(key.clone_key());
         let own = CertifiedKey::new(chain, signer.map_err(|_| content(&files.key, "private key"))?);
         own.keys_match().map_err(|_| TlsError::Key { key: files.key.clone(), cert: files.cert.clone() })?;
-        let tls = Self { provider, roots, own: Arc::new(own), key: Arc::new(key), identity, not_after_unix_s };
+        let tls = Self { provider, roots, ca, own: Arc::new(own), key: Arc::new(key), identity, not_after_unix_s };
         tls.check_own_certificate(files)?;
         Ok(tls)
     }
@@ -185,6 +188,12 @@ impl Tls {
     #[must_use]
     pub fn not_after_unix_s(&self) -> i64 {
         self.not_after_unix_s
+    }
+
+    /// The cluster's CA; of several, the first in the file.
+    #[must_use]
+    pub fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
     }
 
     /// This node's certificate.

@@ -29,8 +29,13 @@ impl Replica {
         let slack = self.clocks.cursor.len() * crate::record::RECORD_BYTES_MAX;
         check(self.pending.bytes() <= limits.pending_total_bytes + slack, "too much is held back")?;
         check(self.waiting_writes() <= limits.waiting_writes, "too many writes wait")?;
+        if let Some(receiver) = &self.receiving {
+            check(receiver.staged_bytes() <= limits.staged_bytes, "too much is held aside")?;
+        }
+        check(self.sources.len() <= limits.sources, "too many sessions are served")?;
         for link in self.links.values() {
-            let bound = limits.link_window_bytes + limits.batch_bytes.max(crate::record::RECORD_BYTES_MAX);
+            let largest = crate::record::RECORD_BYTES_MAX.max(crate::reconcile::message::RECONCILE_BYTES_MAX);
+            let bound = limits.link_window_bytes + limits.batch_bytes.max(largest);
             check(link.outstanding_bytes() <= bound, "a link holds more than its window")?;
             check(link.told.leq(&self.durable), "a peer was told more than is durable")?;
         }

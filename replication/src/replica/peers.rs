@@ -2,10 +2,11 @@
 
 use super::{Lack, Phase, Replica};
 use crate::effect::{DisconnectReason, Effect, LinkId, SeedIndex};
-use crate::link::Link;
+use crate::link::{Link, LogState};
 use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::record::RecordBytes;
+use crate::sketch::Cell;
 use crate::store::Store;
 use crate::time::Instant;
 use crate::wire::{Hello, Message, PROTOCOL};
@@ -24,6 +25,7 @@ impl Replica {
             return;
         }
         link.told = self.durable.clone();
+        link.told_log = self.log.clone();
         out.push(Effect::Send(id, Message::Hello(self.hello())));
         self.links.insert(id, link);
     }
@@ -39,6 +41,7 @@ impl Replica {
             founded: matches!(self.phase, Phase::Serving) && !self.durable.is_empty(),
             founded_ms: self.founded_ms,
             durable: self.durable.clone(),
+            log: self.log.clone(),
         }
     }
 
@@ -55,7 +58,15 @@ impl Replica {
         let verdict = match message {
             Message::Hello(hello) if !greeted => self.on_hello(id, hello, out),
             Message::Records(records) if greeted => self.on_records(id, records, store, out)?,
-            Message::Durable(durable) if greeted => self.on_durable(id, &durable, out),
+            Message::Durable(durable, log) if greeted => {
+                self.on_log_state(id, log);
+                self.on_durable(id, &durable, out)
+            }
+            Message::Root { durable, root } if greeted => {
+                self.on_root(&durable, root, store);
+                Ok(())
+            }
+            Message::Reconcile(reconcile) if greeted => self.on_reconcile(id, reconcile, store, out)?,
             Message::Resume { actor, from } if greeted => {
                 link.resume(actor, from);
                 Ok(())
@@ -77,6 +88,7 @@ impl Replica {
 
     fn drop_link(&mut self, id: LinkId, reason: DisconnectReason, out: &mut Vec<Effect>) {
         if self.links.remove(&id).is_some() {
+            self.link_gone(id, out);
             out.push(Effect::Disconnect(id, reason));
         }
     }
@@ -99,6 +111,7 @@ impl Replica {
         let ours: Vec<_> = self.clocks.cursor.iter().map(|dot| (dot, self.is_own(dot.actor))).collect();
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.reported(&hello.durable, now, &limits);
+        link.reported_log(hello.log.clone(), now, &limits);
         let (node, region) = (link.node.clone(), link.region.clone());
         let founded = hello.founded;
         self.founded_ms = if founded { self.founded_ms.min(hello.founded_ms) } else { self.founded_ms };
@@ -108,6 +121,7 @@ impl Replica {
         }
         let durable = link.peer().clone();
         self.freshness.member(&node, &region);
+        self.held_by.insert(node.clone(), durable.clone());
         self.region_holds(&region, durable.get(self.actor));
         self.seeds_answered(&node, founded, &durable);
         self.answer_reached(out);
@@ -137,7 +151,7 @@ impl Replica {
     }
 
     /// A peer cannot hold more of this process's own log than exists.
-    fn check_claims(&self, durable: &VersionVector) -> Result<(), DisconnectReason> {
+    pub(super) fn check_claims(&self, durable: &VersionVector) -> Result<(), DisconnectReason> {
         if durable.get(self.actor) > self.clocks.cursor.get(self.actor) {
             return Err(DisconnectReason::Impostor);
         }
@@ -194,9 +208,19 @@ impl Replica {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.reported(durable, now, &limits);
         let (region, held) = (link.region.clone(), link.peer().get(self.actor));
+        self.held_by.entry(link.node.clone()).or_default().join(durable);
         self.region_holds(&region, held);
         self.answer_reached(out);
         Ok(())
+    }
+
+    /// The peer tells what its log can give and wants.
+    fn on_log_state(&mut self, id: LinkId, log: LogState) {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let moved = self.links.get_mut(&id).is_some_and(|link| link.reported_log(log, now, &limits));
+        if moved {
+            self.tell_links_what_exists();
+        }
     }
 
     /// A write level counts regions, and this node's own is counted from the start.
@@ -267,6 +291,26 @@ impl Replica {
         }
     }
 
+    /// Tells peers that hold the same what the rows here add up to.
+    pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
+        let (now, every) = (self.now.instant, self.config.limits.prove_every);
+        for link in self.links.values_mut().filter(|link| link.is_live() && link.prove_at <= now) {
+            if *link.peer() == self.durable && link.told == self.durable {
+                link.prove_at = now + every;
+                let (durable, root) = (self.durable.clone(), store.synced_root());
+                out.push(Effect::Send(link.id, Message::Root { durable, root }));
+            }
+        }
+    }
+
+    /// Equal contexts have equal rows; where they have not, somebody's are wrong, and only an operator can say whose.
+    fn on_root(&mut self, durable: &VersionVector, root: Cell, store: &dyn Store) {
+        if *durable == self.durable {
+            self.counts.proofs += 1;
+            self.counts.divergences += u64::from(root != store.synced_root());
+        }
+    }
+
     /// Tells peers what has become durable since they were last told (R2).
     pub(super) fn tell_durable(&mut self, out: &mut Vec<Effect>) {
         let (now, limits) = (self.now.instant, self.config.limits);
@@ -276,10 +320,11 @@ impl Replica {
                 continue;
             }
             let news = holds.beyond(&link.told);
-            if !news.is_empty() {
+            if !news.is_empty() || link.told_log != self.log {
                 link.told.join(&news);
+                link.told_log.clone_from(&self.log);
                 link.told_at = now;
-                out.push(Effect::Send(link.id, Message::Durable(news)));
+                out.push(Effect::Send(link.id, Message::Durable(news, self.log.clone())));
             }
         }
     }
@@ -289,7 +334,8 @@ impl Replica {
         let (now, limits) = (self.now.instant, self.config.limits);
         for link in self.links.values_mut() {
             while let Some(send) = link.next_send(now, &limits) {
-                let records = store.log(send.actor, send.from, limits.batch_bytes)?;
+                let logged = send.from > self.clocks.unlogged.get(send.actor);
+                let records = if logged { store.log(send.actor, send.from, limits.batch_bytes)? } else { Vec::new() };
                 let upto = records.last().map(|record| record.dot().seq);
                 self.counts.sent += records.len() as u64;
                 let message = Message::Records(records);

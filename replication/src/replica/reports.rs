@@ -1,7 +1,8 @@
 //! What the driver and operators read: getters only.
 
-use super::Replica;
+use super::{Phase, Replica};
 use crate::freshness::median_offset_ms;
+use crate::link::LogState;
 use crate::names::{NodeName, RegionName};
 use crate::status::{Counts, LinkState, LinkStatus};
 use crate::time::Instant;
@@ -39,6 +40,12 @@ impl Replica {
         &self.durable
     }
 
+    /// What this node tells of its log.
+    #[must_use]
+    pub fn log_state(&self) -> &LogState {
+        &self.log
+    }
+
     /// Counters since the process began.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -69,7 +76,8 @@ impl Replica {
         median_offset_ms(self.links.values().filter_map(|link| link.offset_ms).collect())
     }
 
-    /// Actors whose streams wait because of a stamp too far ahead of this node's clock: an alarm.
+    /// Actors whose streams wait at a record that is stamped too far ahead of this node's clock, or kills what its writer
+    /// cannot have seen: an alarm.
     #[must_use]
     pub fn parked(&self) -> &[ActorId] {
         &self.parked
@@ -106,6 +114,9 @@ impl Replica {
         match self.links.values().filter(|link| link.node == *node).max_by_key(|link| link.is_live()) {
             None => LinkState::Down,
             Some(link) if !link.is_live() => LinkState::Connecting,
+            Some(link) if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link.id) => {
+                if matches!(self.phase, Phase::Serving) { LinkState::Reconciling } else { LinkState::Bootstrapping }
+            }
             Some(link) if link.lacks_records() > CATCHING_UP_RECORDS => LinkState::CatchingUp,
             Some(_) => LinkState::Live,
         }

@@ -24,7 +24,7 @@ pub const ID_BITS: u32 = 61;
 const CONTEXT_OF_IDS: &str = "atoll 2026-11 row ids v1";
 const CONTEXT_OF_DIGESTS: &str = "atoll 2026-11 row digests v1";
 
-/// The secret under which one cluster digests its rows.
+/// The key under which one cluster digests its rows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DigestKey {
     ids: [u8; 32],
@@ -32,7 +32,7 @@ pub struct DigestKey {
 }
 
 impl DigestKey {
-    /// The key that follows from a secret all nodes of a cluster have, and no client.
+    /// The key that follows from what all nodes of a cluster share. Whoever else knows it can make rows whose sums collide.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
         let key = |context| blake3::derive_key(context, secret);

@@ -5,36 +5,55 @@
 use super::history::History;
 use super::node::Node;
 use atoll_crdt::{DataType, LeafKind, RowKey, SIBLINGS_MAX, VersionVector, counters};
+use atoll_replication::Entry;
 use std::collections::BTreeSet;
 
 fn is_counter(key: &RowKey) -> bool {
     key.data_type() == DataType::Counter || key.leaf_kind() == Some(LeafKind::Counter)
 }
 
-/// Invariants 1, 3, 7, 13 for the records that a node has just appended, and 4, 5, 16 for its replica.
+/// Invariants 1, 3, 7, 13 for what a node has just appended, and 4, 5, 16 for its replica.
 ///
 /// # Errors
 /// Says what does not hold.
 pub fn after_step(node: &mut Node, history: &mut History) -> Result<(), String> {
     let Some(replica) = &node.replica else { return Ok(()) };
     let mut touched = BTreeSet::new();
-    for bytes in node.store.take_appended() {
+    let mut adopted = false;
+    for entry in node.store.take_appended() {
+        let bytes = match entry {
+            Entry::Record(bytes) => bytes,
+            Entry::Adopt(adoption) => {
+                node.context.join(&adoption.context);
+                node.cursor.join(&adoption.cursor);
+                adopted = true;
+                continue;
+            }
+            Entry::Start(_) | Entry::Ceiling(_) => continue,
+        };
         let record = bytes.decode().map_err(|error| format!("an appended record does not read: {error}"))?;
         if record.dot.actor == replica.actor() {
             history.written(&bytes, &record, &node.context)?;
         }
         history.arrived(&bytes, &node.context)?;
-        if record.dot.seq != node.context.get(record.dot.actor) + 1 {
+        if record.dot.seq != node.cursor.get(record.dot.actor) + 1 {
             return Err(format!("record {} was applied out of order", record.dot));
         }
+        node.cursor.include(record.dot);
         node.context.include(record.dot);
         touched.extend(history.touched(&record));
     }
-    if node.context != *replica.context() {
-        return Err(format!("the context is {:?}, its records make {:?}", replica.context(), node.context));
+    if node.context != *replica.context() || node.cursor != *replica.cursor() {
+        return Err(format!("the context is {:?}, its entries make {:?}", replica.context(), node.context));
+    }
+    if adopted {
+        touched.extend(history.row_keys().cloned());
     }
     for key in &touched {
         row(node, history, key)?;
+    }
+    if replica.counts().divergences > 0 {
+        return Err("a peer with an equal context has another root".into());
     }
     replica.check_invariants()
 }
@@ -74,6 +93,9 @@ fn row(node: &Node, history: &History, key: &RowKey) -> Result<(), String> {
 /// Says what does not hold.
 pub fn whole(node: &Node, history: &History) -> Result<(), String> {
     let Some(replica) = &node.replica else { return Ok(()) };
+    if !node.store.check_sketch() {
+        return Err("the sketch is not that of the rows".into());
+    }
     for key in history.row_keys() {
         row(node, history, key)?;
         let live = history.live(key, replica.durable())?;

@@ -3,6 +3,7 @@
 use super::options::Options;
 use super::random::Random;
 use atoll_replication::LinkId;
+use atoll_replication::wire::Message;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One connection between two nodes; each side knows it by a number of its own.
@@ -30,7 +31,7 @@ pub struct Network {
     /// Directed pairs that carry nothing.
     cut: BTreeSet<(usize, usize)>,
     /// For order: when the last message of a directed connection arrives.
-    last_arrival_us: BTreeMap<(u64, usize), u64>,
+    last_arrival_us: BTreeMap<(u64, usize, bool), u64>,
 }
 
 impl Network {
@@ -88,12 +89,13 @@ impl Network {
         sides.into_iter().filter_map(|(node, link)| self.disconnect(node, link)).collect()
     }
 
-    /// Decides about one message from `from` over its `link`. A greeting is never repeated by a transport.
+    /// Decides about one message from `from` over its `link`. A greeting is never repeated by a transport, and steps of a
+    /// reconciliation never overtake each other: they have one stream.
     pub fn fate(
         &mut self,
         (from, link): (usize, LinkId),
         to: usize,
-        greets: bool,
+        message: &Message,
         now_us: u64,
         options: &Options,
         random: &mut Random,
@@ -101,13 +103,14 @@ impl Network {
         if !self.carries(from, to) || random.permille(options.loss) {
             return Fate::default();
         }
-        let copies = 1 + usize::from(!greets && random.permille(options.duplication));
+        let copies = 1 + usize::from(!matches!(message, Message::Hello(_)) && random.permille(options.duplication));
         let mut arrivals_us: Vec<_> =
             (0..copies).map(|_| random.between(options.delay_us.0, options.delay_us.1)).collect();
-        if !options.reorder
+        let bulk = matches!(message, Message::Reconcile(_));
+        if (bulk || !options.reorder)
             && let Some(id) = self.by_side.get(&(from, link))
         {
-            let last = self.last_arrival_us.entry((*id, from)).or_default();
+            let last = self.last_arrival_us.entry((*id, from, bulk && options.reorder)).or_default();
             for arrival in &mut arrivals_us {
                 *last = (now_us + *arrival).max(*last);
                 *arrival = *last - now_us;

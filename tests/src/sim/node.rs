@@ -31,8 +31,10 @@ pub struct Node {
     pub boot: u64,
     /// How far its wall clock is off, in milliseconds.
     pub clock_off_ms: i64,
-    /// The context that the records appended so far make, kept apart from the replica's.
+    /// The context that the entries appended so far make, kept apart from the replica's.
     pub context: VersionVector,
+    /// The log cursor that they make.
+    pub cursor: VersionVector,
     /// Writes not answered.
     pub open: BTreeMap<RequestId, OpenRequest>,
     /// Whether a sync is under way, and up to where.
@@ -44,15 +46,16 @@ pub struct Node {
 impl Node {
     /// A node with an empty disk, not started.
     #[must_use]
-    pub fn new(index: usize, region: usize) -> Self {
+    pub fn new(index: usize, region: usize, store: MemStore) -> Self {
         Self {
             index,
             region,
             replica: None,
-            store: MemStore::default(),
+            store,
             boot: 0,
             clock_off_ms: 0,
             context: VersionVector::new(),
+            cursor: VersionVector::new(),
             open: BTreeMap::new(),
             syncing: None,
             recovered: atoll_replication::Recovered::default(),

@@ -2,30 +2,61 @@
 //!
 //! **What always holds.** M1: `synced` is the state after the durable prefix of the entries, `rows` after all of them.
 //! M2: a crash keeps the durable prefix and any number of entries after it, and rebuilds the rest by the same replay
-//! that a real store does.
+//! that a real store does. M3: the sketch is that of `rows`.
 
-use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource};
-use atoll_replication::{Entry, Position, RecordBytes, Recovered, RowChanges, Store, row_changes};
+use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
+use atoll_replication::{
+    Adoption, Entry, Pinned, Position, RecordBytes, Recovered, RowChange, RowChanges, Store, row_changes,
+};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 type Rows = BTreeMap<RowKey, Arc<Row>>;
 
+/// Sizes of a sketch: the least, because every pin copies it.
+const LEAF_BITS: u32 = 0;
+
+static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
+
 /// The store.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemStore {
-    rows: Rows,
+    rows: Arc<Rows>,
+    sketch: Sketch,
     synced: Rows,
     /// What a restart would find if nothing unsynced survived.
     synced_state: Recovered,
-    log: BTreeMap<ActorId, Vec<RecordBytes>>,
+    log: BTreeMap<ActorId, BTreeMap<u64, RecordBytes>>,
+    /// Records kept an actor whoever still needs more: the hard cap.
+    log_records_max: usize,
     unsynced: VecDeque<(Position, Entry, RowChanges)>,
     last: Position,
-    /// Records appended since this was last taken, for the checks.
-    appended: Vec<RecordBytes>,
+    /// What was appended since this was last taken, for the checks.
+    appended: Vec<Entry>,
 }
 
-fn change(rows: &mut Rows, changes: &RowChanges) {
+impl Default for MemStore {
+    fn default() -> Self {
+        Self {
+            rows: Arc::default(),
+            sketch: Sketch::new(LEAF_BITS, 0),
+            synced: Rows::new(),
+            synced_state: Recovered::default(),
+            log: BTreeMap::new(),
+            log_records_max: usize::MAX,
+            unsynced: VecDeque::new(),
+            last: Position::default(),
+            appended: Vec::new(),
+        }
+    }
+}
+
+fn digest(key: &RowKey, row: Option<&Row>) -> RowDigest {
+    row.map_or(RowDigest::ABSENT, |row| DIGESTS.digest(key, row))
+}
+
+fn change(rows: &mut Rows, changes: &[RowChange]) {
     for change in changes {
         let replaced = if change.after.is_empty() {
             rows.remove(&change.key)
@@ -36,7 +67,21 @@ fn change(rows: &mut Rows, changes: &RowChanges) {
     }
 }
 
+fn sketch_of(rows: &Rows) -> Sketch {
+    let mut sketch = Sketch::new(LEAF_BITS, 0);
+    for (key, row) in rows {
+        sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, digest(key, Some(row))));
+    }
+    sketch
+}
+
 impl MemStore {
+    /// An empty store that keeps at most so many records an actor.
+    #[must_use]
+    pub fn keeping(log_records_max: usize) -> Self {
+        Self { log_records_max, ..Self::default() }
+    }
+
     /// Makes everything up to `position` durable.
     pub fn sync_to(&mut self, position: Position) {
         while self.unsynced.front().is_some_and(|(at, _, _)| *at <= position) {
@@ -61,22 +106,27 @@ impl MemStore {
 
     /// Crashes, keeping the first `keep` unsynced entries, and gives what a restart finds. M2
     pub fn crash(&mut self, keep: usize) -> Recovered {
-        self.rows.clone_from(&self.synced);
-        let kept: Vec<_> = self.unsynced.drain(..).take(keep).collect();
+        self.rows = Arc::new(self.synced.clone());
+        let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
         for records in self.log.values_mut() {
-            records.retain(|record| recovered.clocks.cursor.covers(record.dot()));
+            records.retain(|_, record| recovered.clocks.cursor.covers(record.dot()));
         }
-        for (_, entry, _) in kept {
-            if let Entry::Record(bytes) = &entry {
-                let record = bytes.decode().expect("what was appended reads back");
-                let changes = row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
-                change(&mut self.rows, &changes);
-                self.log.entry(record.dot.actor).or_default().push(bytes.clone());
-            }
+        for entry in kept {
+            let changes = match &entry {
+                Entry::Record(bytes) => {
+                    let record = bytes.decode().expect("what was appended reads back");
+                    self.log.entry(record.dot.actor).or_default().insert(record.dot.seq, bytes.clone());
+                    row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail")
+                }
+                Entry::Adopt(adoption) => recoded(adoption).row_changes(self).expect("memory does not fail"),
+                Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
+            };
+            change(Arc::make_mut(&mut self.rows), &changes);
             recovered.replay(&entry);
         }
         self.synced.clone_from(&self.rows);
+        self.sketch = sketch_of(&self.rows);
         self.synced_state = recovered.clone();
         self.appended.clear();
         recovered
@@ -94,10 +144,45 @@ impl MemStore {
         &self.synced
     }
 
-    /// Records appended since the last call.
-    pub fn take_appended(&mut self) -> Vec<RecordBytes> {
+    /// What was appended since the last call.
+    pub fn take_appended(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.appended)
     }
+
+    /// Whether the sketch is that of the rows. M3
+    #[must_use]
+    pub fn check_sketch(&self) -> bool {
+        self.sketch == sketch_of(&self.rows) && self.sketch.check_invariants()
+    }
+}
+
+/// Through its bytes, as from a journal.
+fn recoded(adoption: &Arc<Adoption>) -> Adoption {
+    let mut bytes = Vec::new();
+    Entry::Adopt(Arc::clone(adoption)).encode(&mut bytes);
+    match Entry::decode(&bytes) {
+        Ok(Entry::Adopt(back)) => Arc::unwrap_or_clone(back),
+        other => panic!("an adoption reads back as {other:?}"),
+    }
+}
+
+fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool) {
+    let from = prefix.max(from);
+    for (key, row) in rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded)) {
+        if !key.as_bytes().starts_with(prefix) || !visitor(key, row) {
+            break;
+        }
+    }
+}
+
+fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
+    debug_assert_eq!(collection.data_type(), DataType::Set);
+    let mut count = 0;
+    visit(rows, collection.as_bytes(), collection.as_bytes(), &mut |_, _| {
+        count += 1;
+        true
+    });
+    count
 }
 
 impl RowSource for MemStore {
@@ -111,49 +196,114 @@ impl RowSource for MemStore {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        let from = prefix.max(from);
-        for (key, row) in self.rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded)) {
-            if !key.as_bytes().starts_with(prefix) || !visitor(key, row) {
-                break;
-            }
-        }
+        visit(&self.rows, prefix, from, visitor);
         Ok(())
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
-        debug_assert_eq!(collection.data_type(), DataType::Set);
-        let mut count = 0;
-        self.visit(collection.as_bytes(), collection.as_bytes(), &mut |_, _| {
-            count += 1;
-            true
-        })?;
-        Ok(count)
+        Ok(count(&self.rows, collection))
     }
 }
 
 impl Store for MemStore {
-    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
+    fn append(&mut self, entry: Entry, changes: RowChanges) -> Position {
+        assert!(changes.is_sorted_by(|a, b| a.key < b.key), "changes are in order of keys");
         self.last = Position(self.last.0 + 1);
-        change(&mut self.rows, &rows);
-        if let Entry::Record(record) = &entry {
-            self.log.entry(record.dot().actor).or_default().push(record.clone());
-            self.appended.push(record.clone());
+        change(Arc::make_mut(&mut self.rows), &changes);
+        for change in &changes {
+            let (before, after) =
+                (digest(&change.key, change.before.as_deref()), digest(&change.key, Some(&change.after)));
+            self.sketch.apply(Change::between(DIGESTS.id(&change.key), before, after));
         }
-        self.unsynced.push_back((self.last, entry, rows));
+        if let Entry::Record(record) = &entry {
+            let dot = record.dot();
+            self.log.entry(dot.actor).or_default().insert(dot.seq, record.clone());
+        }
+        self.appended.push(entry.clone());
+        self.unsynced.push_back((self.last, entry, changes));
         self.last
     }
 
     fn log(&self, actor: ActorId, from: u64, bytes_max: usize) -> Result<Vec<RecordBytes>, ReadError> {
         let Some(records) = self.log.get(&actor) else { return Ok(Vec::new()) };
-        let mut bytes = 0;
-        let fits = |record: &&RecordBytes| {
+        let (mut bytes, mut next, mut found) = (0, from, Vec::new());
+        for (seq, record) in records.range(from..) {
             bytes += record.as_bytes().len();
-            bytes <= bytes_max || bytes == record.as_bytes().len()
-        };
-        Ok(records.iter().skip(from as usize - 1).take_while(fits).cloned().collect())
+            if *seq != next || (bytes > bytes_max && !found.is_empty()) {
+                break;
+            }
+            found.push(record.clone());
+            next += 1;
+        }
+        Ok(found)
     }
 
     fn log_start(&self, actor: ActorId) -> Option<u64> {
-        self.log.get(&actor).filter(|records| !records.is_empty()).map(|_| 1)
+        self.log.get(&actor).and_then(|records| records.first_key_value()).map(|(seq, _)| *seq)
+    }
+
+    fn truncate(&mut self, stable: &VersionVector) -> bool {
+        let mut dropped = false;
+        for (actor, records) in &mut self.log {
+            while let Some((seq, _)) = records.first_key_value() {
+                let durable = self.synced_state.clocks.cursor.get(*actor) >= *seq;
+                if !durable || (*seq > stable.get(*actor) && records.len() <= self.log_records_max) {
+                    break;
+                }
+                records.pop_first();
+                dropped = true;
+            }
+        }
+        dropped
+    }
+
+    fn synced_root(&self) -> Cell {
+        sketch_of(&self.synced).root()
+    }
+
+    fn pin(&mut self) -> Arc<dyn Pinned> {
+        Arc::new(Pin { rows: Arc::clone(&self.rows), sketch: self.sketch.clone() })
+    }
+}
+
+/// The rows at one moment.
+#[derive(Debug)]
+struct Pin {
+    rows: Arc<Rows>,
+    sketch: Sketch,
+}
+
+impl RowSource for Pin {
+    fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn visit(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        visit(&self.rows, prefix, from, visitor);
+        Ok(())
+    }
+
+    fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        Ok(count(&self.rows, collection))
+    }
+}
+
+impl Pinned for Pin {
+    fn sketch(&self) -> &Sketch {
+        &self.sketch
+    }
+
+    fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {
+        for (key, row) in &*self.rows {
+            if ids.binary_search(&DIGESTS.id(key)).is_ok() {
+                visitor(key, row);
+            }
+        }
+        Ok(())
     }
 }

@@ -49,8 +49,10 @@ enum Attack {
     ControlEnd(Vec<u8>),
     /// These bytes on the stream of records.
     Live(Vec<u8>),
-    /// A third stream.
-    Third,
+    /// These bytes on the stream of reconciliations.
+    Bulk(Vec<u8>),
+    /// A fourth stream.
+    Fourth,
     /// A stream that is abandoned.
     Reset,
 }
@@ -71,8 +73,13 @@ impl Attack {
                 streams.push(stream(connection, &greeting).await);
                 streams.push(stream(connection, bytes).await);
             }
-            Self::Third => {
-                for bytes in [greeting, frame(&records(1..2)), frame(&ping(1))] {
+            Self::Bulk(bytes) => {
+                for bytes in [&greeting, &frame(&records(1..2)), bytes] {
+                    streams.push(stream(connection, bytes).await);
+                }
+            }
+            Self::Fourth => {
+                for bytes in [greeting, frame(&records(1..2)), frame(&cells(1)), frame(&ping(1))] {
                     streams.push(stream(connection, &bytes).await);
                 }
             }
@@ -87,7 +94,7 @@ impl Attack {
 
 /// Frames that do not read.
 fn broken_frames() -> Vec<(&'static str, Attack)> {
-    use Attack::{Control, ControlEnd, Live, Ungreeted};
+    use Attack::{Bulk, Control, ControlEnd, Live, Ungreeted};
     let a_ping = frame(&ping(1));
     let mut damaged = frame(&records(1..2));
     let middle = damaged.len() / 2;
@@ -100,6 +107,7 @@ fn broken_frames() -> Vec<(&'static str, Attack)> {
         ("an unknown type", Control(vec![0, 0, 0, 2, 99, 0])),
         ("4 GiB", Control(vec![0xff, 0xff, 0xff, 0xff, 7, 0])),
         ("more than its type's", Live(vec![1, 0, 0, 0, 10, 0])),
+        ("more than a reconciliation's", Bulk(vec![5, 0, 0, 0, 20, 0])),
         ("less than a header", Control(vec![0, 0, 0, 1, 7, 0])),
         ("no MessagePack", Control(vec![0, 0, 0, 3, 7, 0, 0xc1])),
         ("nested a thousand deep", Ungreeted(nested)),
@@ -113,13 +121,15 @@ fn broken_frames() -> Vec<(&'static str, Attack)> {
 
 /// Streams that are not what a peer opens.
 fn broken_streams() -> Vec<(&'static str, Attack)> {
-    use Attack::{Control, ControlEnd, Live, Reset, Third};
+    use Attack::{Bulk, Control, ControlEnd, Fourth, Live, Reset};
     vec![
         ("records as control", Control(frame(&records(1..2)))),
         ("control as records", Live(frame(&ping(1)))),
         ("a stream that ends", ControlEnd(Vec::new())),
         ("a stream that is abandoned", Reset),
-        ("a third stream", Third),
+        ("records as a reconciliation", Bulk(frame(&records(1..2)))),
+        ("a reconciliation as records", Live(frame(&cells(1)))),
+        ("a fourth stream", Fourth),
     ]
 }
 

@@ -223,3 +223,37 @@ async fn a_stopping_node_ends_although_nobody_takes_in_what_it_says() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     b.down(at_b).await;
 }
+
+#[tokio::test]
+async fn records_and_pings_overtake_a_reconciliation_and_its_weight_is_reported() {
+    let ca = Ca::new();
+    let mut a = Node::start(tls(&ca, "n1"), Setup::default());
+    let mut b = Node::start(tls(&ca, "n2"), Setup::seed(&a));
+    let (at_b, _) = tokio::join!(b.greeted("n1"), a.greeted("n2"));
+    // Sixteen messages of 6 MiB, and behind them one batch of records.
+    let (bulk, count) = (cells(1 << 18), 16);
+    for _ in 0..count {
+        b.peers.send(at_b, bulk.clone());
+    }
+    b.peers.send(at_b, records(1..4));
+    let (mut before, mut after) = (0, 0);
+    let mut seen = false;
+    while before + after < count {
+        match a.next().await {
+            Input::LinkMessage(_, Message::Records(_)) => seen = true,
+            Input::LinkMessage(_, message @ Message::Reconcile(_)) => {
+                assert!(message == bulk);
+                *if seen { &mut after } else { &mut before } += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(seen && before < count / 2, "{before} of {count} messages came before the records");
+    let (mut sent, all) = (0, count * bulk.weight() + records(1..4).weight());
+    while sent < all {
+        if let Input::LinkSent(_, weight) = b.next().await {
+            sent += weight;
+        }
+    }
+    assert_eq!(sent, all);
+}

@@ -7,8 +7,9 @@ use super::*;
 use crate::tls::Tls;
 use crate::tls::tests::Ca;
 use atoll_crdt::{ActorId, Dot, Hlc, VersionVector};
+use atoll_replication::sketch::Cell;
 use atoll_replication::wire::{Hello, PROTOCOL};
-use atoll_replication::{Input, Record};
+use atoll_replication::{Input, LogState, Reconcile, Record, SessionId, Step};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 
@@ -147,6 +148,7 @@ fn hello(node: &str) -> Message {
         founded: true,
         founded_ms: 1,
         durable: VersionVector::new(),
+        log: LogState::default(),
     })
 }
 
@@ -156,6 +158,12 @@ fn records(seqs: std::ops::Range<u64>) -> Message {
     let record =
         |seq| Record { dot: Dot::new(ActorId::new(3), seq), at: Hlc::at_ms(5), deps: deps.clone(), ops: vec![] };
     Message::Records(seqs.map(|seq| record(seq).encode()).collect())
+}
+
+/// A step of a reconciliation of 24 bytes a cell.
+fn cells(count: usize) -> Message {
+    let step = Step::Cells(vec![Cell::EMPTY; count].into());
+    Message::Reconcile(Reconcile { session: SessionId(1), grant: 0, place: 0, step })
 }
 
 fn ping(sent_us: u64) -> Message {

@@ -93,7 +93,7 @@ fn a_checkpoint_is_never_ahead_of_the_journal_on_disk() {
     // The flush thread ends before the commit thread, whose end syncs.
     drop(fixture);
     let directory = std::sync::Arc::new(Directory::open(dir.path()).expect("opens"));
-    let (_, checkpoint) = Engine::open(&directory, 1 << 20).expect("opens");
+    let (_, checkpoint) = Engine::open(&directory, 1 << 20, &small(dir.path()).digest_key).expect("opens");
     assert_eq!(checkpoint.position, Position(0));
 }
 

@@ -4,13 +4,15 @@ mod bounds;
 mod commits;
 mod model;
 mod recovery;
+mod truncation;
 mod views;
 
-use super::{NodeStore, OpenError, Opened, StoreConfig, SyncMode};
+use super::{NodeStore, OpenError, Opened, Retention, StoreConfig, SyncMode};
 use atoll_crdt::{
     ActorId, CollectionKey, DataType, Dot, Draft, Hlc, ReadError, Row, RowKey, RowSource, VersionVector, sets,
 };
-use atoll_replication::{Entry, Position, Record, Recovered, RowChanges, Start, Store, row_changes};
+use atoll_replication::sketch::{Change, DigestKey, RowDigest, Sketch};
+use atoll_replication::{Adoption, Entry, Position, Record, Recovered, RowChanges, Start, Store, row_changes};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +34,10 @@ pub(super) fn small(dir: &Path) -> StoreConfig {
         tail_bytes: 2 << 10,
         sync: SyncMode::Always,
         checkpoint_every: Duration::from_secs(3_600),
+        retain: Retention { min: Duration::ZERO, max: Duration::from_secs(3_600), max_bytes: u64::MAX },
+        digest_key: DigestKey::derive(b"test"),
+        sketch_rows_min: 0,
+        sketch_cells: 0,
     }
 }
 
@@ -92,6 +98,14 @@ impl Fixture {
         (self.store().append(Entry::Record(record.encode()), rows.clone()), rows)
     }
 
+    /// Appends the end of a reconciliation; gives what it made of rows.
+    pub(super) fn adopt(&mut self, adoption: Adoption) -> RowChanges {
+        let rows = adoption.row_changes(&self.opened.store).expect("rows are readable");
+        self.context.join(&adoption.context);
+        self.store().append(Entry::Adopt(Arc::new(adoption)), rows.clone());
+        rows
+    }
+
     /// Adds a member to a set.
     pub(super) fn add(&mut self, set: &CollectionKey, member: &str) -> Position {
         let member = set.member(member).expect("a valid member");
@@ -133,6 +147,15 @@ pub(super) fn rows(source: &dyn RowSource) -> Rows {
     });
     visit.expect("rows are readable");
     found
+}
+
+/// The sketch of rows, made of nothing but them.
+pub(super) fn sketch(key: &DigestKey, rows: &Rows) -> Sketch {
+    let mut sketch = Sketch::new(0, 0);
+    for (at, row) in rows {
+        sketch.apply(Change::between(key.id(at), RowDigest::ABSENT, key.digest(at, row)));
+    }
+    sketch
 }
 
 /// Copies a data directory as a crash would leave it.

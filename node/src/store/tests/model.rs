@@ -1,11 +1,12 @@
 //! The store against a plain map: whatever is appended, synced, published, checkpointed and crashed in whatever order.
 
-use super::{Fixture, Rows, rows, set, small};
+use super::{Fixture, Rows, rows, set, sketch, small};
 use crate::store::View;
-use atoll_crdt::{CollectionKey, DataType, RowSource, flags, sets};
-use atoll_replication::{Position, RecordBytes, RowChange, Store};
+use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Payload, Row, RowKey, RowSource, VersionVector, flags, sets};
+use atoll_replication::sketch::{DigestKey, RowId, Sketch};
+use atoll_replication::{Adoption, Clocks, Pinned, Position, RecordBytes, RowChange, Store};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy)]
@@ -15,10 +16,15 @@ enum Step {
     Clear(u8),
     Flag(u8, bool),
     Large(u8),
+    /// A reconciliation ends: a member of a set comes, the next one goes; whether an actor was lost.
+    Adopt(u8, u8, bool),
     Submit,
     Publish,
     Checkpoint,
     HoldView,
+    HoldPin,
+    /// The log goes, but for so many records of each actor.
+    Truncate(u64),
     /// Ends the process; whether what is not submitted is submitted first.
     Reopen(bool),
 }
@@ -30,20 +36,40 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..3_u8).prop_map(Step::Clear),
         4 => (0..6_u8, any::<bool>()).prop_map(|(k, v)| Step::Flag(k, v)),
         1 => (0..3_u8).prop_map(Step::Large),
+        2 => (0..3_u8, 0..12_u8, any::<bool>()).prop_map(|(s, m, lost)| Step::Adopt(s, m, lost)),
         6 => Just(Step::Submit),
         4 => Just(Step::Publish),
         1 => Just(Step::Checkpoint),
         2 => Just(Step::HoldView),
+        2 => Just(Step::HoldPin),
+        2 => (0..8_u64).prop_map(Step::Truncate),
         1 => any::<bool>().prop_map(Step::Reopen),
     ];
     prop::collection::vec(step, 1..120)
 }
 
+/// One state.
+#[derive(Clone)]
+struct Expected {
+    rows: Rows,
+    sketch: Sketch,
+    clocks: Clocks,
+}
+
+/// Who wrote what reconciliations bring.
+const ELSEWHERE: ActorId = ActorId::new(1 << 40);
+
+fn digest_key() -> DigestKey {
+    DigestKey::derive(b"test")
+}
+
 /// What must be true, kept as simply as possible.
 #[derive(Default)]
 struct Model {
-    /// The rows after each entry, from entry 0.
-    states: Vec<Rows>,
+    /// What holds after each entry, from entry 0.
+    states: Vec<Expected>,
+    /// Every row that ever was.
+    keys: BTreeSet<RowKey>,
     /// The records by the place of their entry.
     log: BTreeMap<Position, RecordBytes>,
     submitted: Position,
@@ -54,20 +80,24 @@ impl Model {
         Position(self.states.len() as u64 - 1)
     }
 
-    fn at(&self, position: Position) -> &Rows {
+    fn at(&self, position: Position) -> &Expected {
         &self.states[position.0 as usize]
     }
 
-    fn append(&mut self, changes: &[RowChange]) {
-        let mut rows = self.states.last().cloned().unwrap_or_default();
+    fn append(&mut self, changes: &[RowChange], clocks: impl FnOnce(&mut Clocks)) {
+        let mut state = self.states.last().cloned().expect("there is a first state");
+        let rows = &mut state.rows;
         for change in changes {
             let replaced = match change.after.is_empty() {
                 true => rows.remove(&change.key),
                 false => rows.insert(change.key.clone(), Arc::clone(&change.after)),
             };
             assert_eq!(replaced, change.before, "a change says what it replaces");
+            self.keys.insert(change.key.clone());
         }
-        self.states.push(rows);
+        state.sketch = sketch(&digest_key(), rows);
+        clocks(&mut state.clocks);
+        self.states.push(state);
     }
 
     fn truncate(&mut self, position: Position) {
@@ -81,14 +111,20 @@ struct World {
     fixture: Option<Fixture>,
     model: Model,
     views: Vec<Arc<View>>,
+    pins: Vec<(Arc<dyn Pinned>, Position)>,
+    /// All that a truncation was told of.
+    stable: VersionVector,
     boots: u64,
+    checks: u32,
 }
 
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let model = Model { states: vec![Rows::new()], ..Model::default() };
-        let mut world = Self { dir, fixture: None, model, views: Vec::new(), boots: 0 };
+        let empty = Expected { rows: Rows::new(), sketch: Sketch::new(0, 0), clocks: Clocks::default() };
+        let model = Model { states: vec![empty], ..Model::default() };
+        let (views, pins, stable) = (Vec::new(), Vec::new(), VersionVector::new());
+        let mut world = Self { dir, fixture: None, model, views, pins, stable, boots: 0, checks: 0 };
         world.open();
         world
     }
@@ -97,11 +133,9 @@ impl World {
         self.boots += 1;
         let mut fixture = Fixture::open(small(self.dir.path()), self.boots).expect("opens");
         assert_eq!(fixture.opened.store.last(), self.model.last(), "every whole entry is there");
-        let records: Vec<_> = self.model.log.values().map(RecordBytes::dot).collect();
-        assert_eq!(fixture.recovered().clocks.cursor, records.into_iter().collect());
-        assert_eq!(fixture.recovered().clocks.context, fixture.recovered().clocks.cursor);
+        assert_eq!(fixture.recovered().clocks, self.model.at(self.model.last()).clocks);
         fixture.start();
-        self.model.append(&[]);
+        self.model.append(&[], |_| ());
         self.fixture = Some(fixture);
     }
 
@@ -112,10 +146,10 @@ impl World {
     fn write(&mut self, write: impl FnOnce(&mut atoll_crdt::Draft<'_>) -> Result<(), atoll_crdt::ReadError>) {
         let fixture = self.fixture();
         let (position, changes) = fixture.write(write);
-        let dot = atoll_crdt::Dot::new(fixture.actor, fixture.context.get(fixture.actor));
+        let dot = Dot::new(fixture.actor, fixture.context.get(fixture.actor));
         let record = fixture.store().log(dot.actor, dot.seq, 1).expect("readable").remove(0);
         assert_eq!(record.dot(), dot);
-        self.model.append(&changes);
+        self.model.append(&changes, |clocks| clocks.record(dot));
         assert_eq!(position, self.model.last());
         self.model.log.insert(position, record);
     }
@@ -140,6 +174,7 @@ impl World {
                 let members: Vec<_> = (0..40).map(|n| set.member(&format!("{n:0100}")).expect("valid")).collect();
                 self.write(|draft| members.iter().try_for_each(|member| sets::add(draft, member)));
             }
+            Step::Adopt(s, m, lost) => self.adopt(s, m, lost),
             Step::Submit => {
                 if let Some(last) = self.fixture().submit() {
                     self.model.submitted = last;
@@ -154,8 +189,40 @@ impl World {
                 let view = self.fixture().opened.views.current();
                 self.views.push(view);
             }
+            Step::HoldPin => {
+                let at = self.model.last();
+                let pin = self.fixture().store().pin();
+                self.pins.push((pin, at));
+            }
+            Step::Truncate(kept) => self.truncate(kept),
             Step::Reopen(submit) => self.reopen(submit),
         }
+    }
+
+    fn adopt(&mut self, s: u8, m: u8, lost: bool) {
+        let member = |m: u8| set(&s.to_string()).member(&m.to_string()).expect("valid");
+        let known = self.fixture().context.get(ELSEWHERE);
+        let dot = Dot::new(ELSEWHERE, known + 1);
+        let mut row = Row::empty();
+        row.put(dot, Payload::Member);
+        let mut rows: BTreeMap<RowKey, Arc<Row>> = [(member(m), Arc::new(row))].into();
+        let gone = member(m + 1);
+        if self.model.at(self.model.last()).rows.contains_key(&gone) {
+            rows.insert(gone, Arc::new(Row::empty()));
+        }
+        let context: VersionVector = [dot].into_iter().collect();
+        let cursor = if lost { context.clone() } else { VersionVector::new() };
+        let adoption = Adoption { context, cursor, rows: rows.into_iter().collect() };
+        let changes = self.fixture().adopt(adoption.clone());
+        self.model.append(&changes, |clocks| clocks.adopt(&adoption));
+    }
+
+    fn truncate(&mut self, kept: u64) {
+        let view = self.fixture().opened.views.current();
+        let held = view.context().iter().filter(|dot| dot.seq > kept);
+        let stable: VersionVector = held.map(|dot| Dot::new(dot.actor, dot.seq - kept)).collect();
+        self.stable.join(&stable);
+        self.fixture().store().truncate(&stable);
     }
 
     fn publish(&mut self) {
@@ -172,6 +239,7 @@ impl World {
             self.step(Step::Submit);
         }
         self.views.clear();
+        self.pins.clear();
         self.fixture = None;
         // What was submitted was written; the rest is gone.
         let written = self.model.submitted;
@@ -180,19 +248,48 @@ impl World {
     }
 
     fn check(&mut self) {
+        self.checks += 1;
+        let pin = self.fixture().store().pin();
         let (fixture, model) = (self.fixture.as_mut().expect("the store is open"), &self.model);
         let store = &fixture.opened.store;
-        check_source(store, model.at(model.last()));
+        let last = model.last();
+        check_source(store, &model.at(last).rows);
+        check_pin(&*pin, model, last, self.checks);
         let view = fixture.opened.views.current();
-        check_source(&*view, model.at(view.position()));
-        assert_eq!(view.rows(), model.at(view.position()).len() as u64);
-        let upto = model.log.range(..=view.position()).map(|(_, record)| record.dot());
-        assert_eq!(**view.context(), upto.collect());
+        let expected = model.at(view.position());
+        check_source(&*view, &expected.rows);
+        assert_eq!((view.rows(), view.root()), (expected.rows.len() as u64, expected.sketch.root()));
+        assert_eq!(**view.context(), expected.clocks.context);
         for view in &self.views {
-            assert_eq!(&rows(&**view), model.at(view.position()), "a view never changes");
+            let expected = model.at(view.position());
+            assert_eq!(rows(&**view), expected.rows, "a view never changes");
+            assert_eq!(view.root(), expected.sketch.root());
         }
-        check_log(store, model);
+        for (pin, at) in &self.pins {
+            check_source(&**pin, &model.at(*at).rows);
+            check_pin(&**pin, model, *at, self.checks);
+        }
+        check_log(store, model, &self.stable);
     }
+}
+
+/// A pin has the sketch of its rows, and finds exactly those that are asked for, other ones each time.
+fn check_pin(pin: &dyn Pinned, model: &Model, at: Position, salt: u32) {
+    let expected = model.at(at);
+    assert!(*pin.sketch() == expected.sketch, "the sketch of {at:?} is that of other rows");
+    let key = digest_key();
+    let wanted = |id: RowId| id.to_bits() >> (salt % 50) & 1 == 0;
+    let mut ids: Vec<RowId> = model.keys.iter().map(|row| key.id(row)).filter(|id| wanted(*id)).collect();
+    ids.push(key.id_of_bytes(&salt.to_le_bytes()));
+    ids.sort_unstable();
+    let mut found = Rows::new();
+    let visit = pin.visit_ids(&ids, &mut |row_key, row| {
+        assert_eq!(found.insert(row_key.clone(), Arc::clone(row)), None, "a row is shown once");
+    });
+    visit.expect("readable");
+    let mut rows = expected.rows.clone();
+    rows.retain(|row, _| wanted(key.id(row)));
+    assert_eq!(found, rows);
 }
 
 fn check_source(source: &dyn RowSource, expected: &Rows) {
@@ -219,15 +316,16 @@ fn check_source(source: &dyn RowSource, expected: &Rows) {
     }
 }
 
-fn check_log(store: &crate::store::NodeStore, model: &Model) {
+fn check_log(store: &crate::store::NodeStore, model: &Model, stable: &VersionVector) {
     let mut logs: BTreeMap<_, Vec<&RecordBytes>> = BTreeMap::new();
     for record in model.log.values() {
         logs.entry(record.dot().actor).or_default().push(record);
     }
     for (actor, records) in logs {
-        assert_eq!(store.log_start(actor), Some(1));
         let last = records.len() as u64;
-        for from in [1, last / 2 + 1, last] {
+        let start = store.log_start(actor).unwrap_or(last + 1);
+        assert!(start <= stable.get(actor) + 1, "a member still lacks some of {start}..");
+        for from in [start, (start + last) / 2, last].into_iter().filter(|from| (start..=last).contains(from)) {
             for bytes_max in [1, 700, 1 << 20] {
                 let found = store.log(actor, from, bytes_max).expect("readable");
                 let mut room = bytes_max;
@@ -240,6 +338,9 @@ fn check_log(store: &crate::store::NodeStore, model: &Model) {
                 let expected: Vec<_> = expected.map(|(_, record)| (*record).clone()).collect();
                 assert_eq!(found, expected, "from {from} of {last}, {bytes_max} bytes");
             }
+        }
+        for gone in [1, start - 1].into_iter().filter(|seq| (1..start).contains(seq)) {
+            assert_eq!(store.log(actor, gone, 1 << 20), Ok(Vec::new()), "{gone} is in no log that begins with {start}");
         }
         assert_eq!(store.log(actor, last + 1, 1 << 20), Ok(Vec::new()));
     }

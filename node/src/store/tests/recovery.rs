@@ -1,11 +1,17 @@
 //! What a crash, a torn write or a damaged disk leaves, and what opening makes of it.
 
-use super::{Fixture, copy, rows, set, small};
+use super::{Fixture, Rows, copy, rows, set, sketch, small};
+use crate::store::checkpoint::Checkpoint;
+use crate::store::digests::SketchSize;
+use crate::store::directory::Directory;
+use crate::store::engine::Engine;
 use crate::store::{OpenError, StoreConfig};
-use crate::store::{frame, segment};
+use crate::store::{frame, segment, sketch_file};
 use atoll_crdt::{RowSource, VersionVector};
+use atoll_replication::sketch::DigestKey;
 use atoll_replication::{Position, Store};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A store in one segment with writes of three members each, every write synced before the next.
 fn written(dir: &Path, writes: u64) -> StoreConfig {
@@ -253,4 +259,102 @@ fn sealed_segments_below_the_checkpoint_are_taken_in_by_their_stored_index() {
     std::fs::write(&path, &bytes).expect("written");
     let mut fixture = Fixture::open(config, 4).expect("opens by reading");
     assert_eq!(fixture.store().log(actor, 1, 1 << 20), Ok(expected));
+}
+
+/// A store with a hundred rows in a checkpoint, ended in order.
+fn ended(dir: &Path) -> (StoreConfig, Rows) {
+    let config = StoreConfig { memtable_bytes: 1 << 20, ..small(dir) };
+    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
+    for n in 0..100 {
+        fixture.add(&set("s"), &n.to_string());
+    }
+    fixture.commit();
+    fixture.store().checkpoint();
+    let rows = rows(&fixture.opened.store);
+    (config, rows)
+}
+
+/// What a store says of its rows, by every way there is.
+fn check_digests(fixture: &mut Fixture, key: &DigestKey, expected: &Rows) {
+    let sketch = sketch(key, expected);
+    assert_eq!(fixture.opened.views.current().root(), sketch.root());
+    let pin = fixture.store().pin();
+    assert!(*pin.sketch() == sketch);
+    let mut ids: Vec<_> = expected.keys().map(|row| key.id(row)).collect();
+    ids.sort_unstable();
+    let mut found = Rows::new();
+    pin.visit_ids(&ids, &mut |row_key, row| {
+        found.insert(row_key.clone(), Arc::clone(row));
+    })
+    .expect("readable");
+    assert_eq!(&found, expected);
+}
+
+#[test]
+fn under_another_secret_every_row_is_indexed_anew_and_a_crash_on_the_way_does_no_harm() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut config, expected) = ended(dir.path());
+    for secret in ["one", "two", "one", "test"] {
+        config.digest_key = DigestKey::derive(secret.as_bytes());
+        for boot in 2..4 {
+            let mut fixture = Fixture::open(config.clone(), boot).expect("opens");
+            check_digests(&mut fixture, &config.digest_key, &expected);
+        }
+    }
+    // As a crash in the midst of it would leave it: entries of several secrets, and the fingerprint of the old one.
+    let directory = Arc::new(Directory::open(dir.path()).expect("opens"));
+    let (engine, _) = Engine::open(&directory, 1 << 20, &config.digest_key).expect("opens");
+    engine.leave_half_indexed(&DigestKey::derive(b"one"), expected.keys().take(40)).expect("written");
+    drop((engine, directory));
+    config.digest_key = DigestKey::derive(b"one");
+    let mut fixture = Fixture::open(config.clone(), 9).expect("opens");
+    check_digests(&mut fixture, &config.digest_key, &expected);
+}
+
+#[test]
+fn the_stored_sketch_is_used_if_it_is_the_rows_own_and_else_the_rows_are_read() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, expected) = ended(dir.path());
+    let path = dir.path().join("sketch");
+    let whole = std::fs::read(&path).expect("stored");
+    for at in [0, 1, 3, 20, 200, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 4;
+        std::fs::write(&path, &damaged).expect("written");
+        let mut fixture = Fixture::open(config.clone(), 2).expect("opens");
+        check_digests(&mut fixture, &config.digest_key, &expected);
+    }
+    std::fs::write(&path, &whole).expect("written");
+    let directory = Directory::open(dir.path()).expect("opens");
+    let size = SketchSize { rows_min: 0, cells: 0 };
+    let (engine, checkpoint) = Engine::open(&Arc::new(directory), 1 << 20, &config.digest_key).expect("opens");
+    let key = engine.fingerprint();
+    assert!(sketch_file::load(&path, &checkpoint, key, size).is_some());
+    let larger = SketchSize { rows_min: 1 << 20, ..size };
+    assert!(sketch_file::load(&path, &checkpoint, key, larger).is_none(), "too small for the rows");
+    let later = Checkpoint { position: Position(checkpoint.position.0 + 1), ..checkpoint.clone() };
+    assert!(sketch_file::load(&path, &later, key, size).is_none(), "of an older state");
+    assert!(sketch_file::load(&path, &checkpoint, [0; 16], size).is_none(), "of another secret");
+    drop(engine);
+    // It is not there after a crash.
+    let mut fixture = Fixture::open(config.clone(), 3).expect("opens");
+    fixture.add(&set("s"), "later");
+    fixture.commit();
+    let expected = rows(&fixture.opened.store);
+    drop(fixture);
+    check_digests(&mut Fixture::open(config.clone(), 4).expect("opens"), &config.digest_key, &expected);
+}
+
+#[test]
+fn rows_that_the_engine_lost_are_found_at_opening() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, expected) = ended(dir.path());
+    std::fs::remove_file(dir.path().join("sketch")).expect("removed");
+    let directory = Arc::new(Directory::open(dir.path()).expect("opens"));
+    let (engine, _) = Engine::open(&directory, 1 << 20, &config.digest_key).expect("opens");
+    engine.lose(expected.keys().nth(7).expect("it is there")).expect("written");
+    drop((engine, directory));
+    let error = Fixture::open(config, 2).err().expect("refused");
+    assert!(matches!(error, OpenError::RowsDamaged { .. }), "{error}");
+    assert!(error.to_string().contains("not those that its checkpoint sums up"), "{error}");
 }

@@ -1,0 +1,17 @@
+//! Reconciliation: how a node comes by state that no log can bring it any more.
+//!
+//! **How it goes.** The *receiver* pins its state and opens a session with a *source*, which pins its own. The sketches
+//! tell which rows differ; the source sends those, less what the receiver's context makes unnecessary. The receiver
+//! collects them aside. When everything was said, one journal entry ([`crate::Adoption`]) merges every row that differed, and every
+//! row that was equal and changed here since, and takes over the source's context.
+//!
+//! **What always holds.** C1: until that entry nothing has happened, so a session that ends early leaves nothing behind.
+//! C2: a row that was equal at the start stands for the source's: the receiver's own pinned copy is merged wherever the row
+//! changed since. C3: a session ends with either side's process, and with the connection. C4: a receiver has one session
+//! at a time; what it may hold is bounded.
+//!
+//! **What is not here.** Which peer to ask and when, and the entry: the replica.
+
+pub(crate) mod message;
+pub(crate) mod receiver;
+pub(crate) mod source;

@@ -1,0 +1,339 @@
+//! What the two sides of a reconciliation say to each other, and its bytes.
+//!
+//! ```text
+//! receiver                                  source
+//!   Open: both clocks, sketch opening   →
+//!                                       ←   Accept: context, lost actors
+//!                                       ←   Cells …                        only when the opening names too little
+//!   More: cells from … on               →
+//!   Want: ids | everything              →
+//!                                       ←   States: rows by id, or by range of keys … | Close
+//! ```
+//!
+//! **What always holds.** M1: every message names its session by both sides' numbers and has a place in it, so what is
+//! late or comes twice is dropped, and what is missing is noticed. M2: lengths are checked before
+//! anything is allocated; bytes from a peer never panic.
+
+use crate::sketch::{CELL_BYTES, Cell, Opening, PREFIX_CELLS_MAX, RowId, decode_cells, encode_cells};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use atoll_crdt::codec::{DecodeError, Reader, Writer, read_dots, write_dots};
+use atoll_crdt::{Dot, Row, RowKey, VersionVector};
+
+/// Ids that one session may name: beyond them everything is compared.
+pub(crate) const IDS_MAX: usize = 200_000;
+/// Bytes of one message: a chunk of rows, or one row however large.
+pub(crate) const RECONCILE_BYTES_MAX: usize = 64 << 20;
+
+const KEY_BYTES_MAX: usize = 16 << 10;
+
+/// One session, numbered by the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Where one side's conversation stands: numbers what it says, and checks what it hears. M1
+#[derive(Debug)]
+pub(crate) struct Talk {
+    pub(crate) session: SessionId,
+    pub(crate) grant: u64,
+    said: u32,
+    heard: u32,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// It is next.
+    Next,
+    /// It was heard, or is of another conversation.
+    Stale,
+    /// Something before it was lost.
+    Gap,
+}
+
+impl Talk {
+    pub(crate) fn new(session: SessionId, grant: u64) -> Self {
+        Self { session, grant, said: 0, heard: 0 }
+    }
+
+    /// The message of what this side says next.
+    pub(crate) fn say(&mut self, step: Step) -> Reconcile {
+        let place = self.said;
+        self.said += 1;
+        Reconcile { session: self.session, grant: self.grant, place, step }
+    }
+
+    /// The opening is the receiver's first message, and no grant has a number in it yet.
+    pub(crate) fn heard_opening(&mut self) {
+        self.heard = 1;
+    }
+
+    /// Judges what the other side says.
+    pub(crate) fn hear(&mut self, message: &Reconcile) -> Hearing {
+        if message.session != self.session || message.grant != self.grant || message.place < self.heard {
+            return Hearing::Stale;
+        }
+        if message.place > self.heard {
+            return Hearing::Gap;
+        }
+        self.heard += 1;
+        Hearing::Next
+    }
+}
+
+/// One thing that the sides of a reconciliation say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reconcile {
+    /// Which session, by the receiver's number. M1
+    pub session: SessionId,
+    /// Which grant of it, by the source's number; 0 in [`Step::Open`].
+    pub grant: u64,
+    /// The place among what this side says in it, from 0 on.
+    pub place: u32,
+    /// What.
+    pub step: Step,
+}
+
+/// What is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The receiver asks for a session.
+    Open(Arc<Open>),
+    /// The source grants it.
+    Accept {
+        /// Its whole context at its snapshot, which the receiver will take over.
+        context: VersionVector,
+        /// How far the cursors of lost actors will go.
+        lost: VersionVector,
+    },
+    /// The source's cells, from the receiver's next one on.
+    Cells(Arc<[Cell]>),
+    /// The receiver wants cells from here to there.
+    More {
+        /// The first.
+        from: u32,
+        /// The one after the last.
+        to: u32,
+    },
+    /// The receiver wants the rows of these ids, ascending.
+    Want(Arc<[RowId]>),
+    /// The receiver wants to compare everything.
+    WantAll,
+    /// Rows of the source.
+    States(States),
+    /// Everything was said.
+    Close,
+    /// The source gives up; nothing happened.
+    Abort,
+    /// The receiver gives up; nothing happened.
+    GiveUp,
+}
+
+/// What a receiver begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// Its whole context.
+    pub context: VersionVector,
+    /// Its log cursor.
+    pub cursor: VersionVector,
+    /// Its sketch.
+    pub opening: Opening,
+}
+
+/// Which rows a chunk speaks of: those that it does not mention are not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// All rows of these ids.
+    Ids(Vec<RowId>),
+    /// All rows with keys above the first up to the second, or to the end.
+    Keys(Option<RowKey>, Option<RowKey>),
+}
+
+/// A chunk of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct States {
+    /// Which rows it speaks of.
+    pub span: Span,
+    /// Those that are there.
+    pub rows: Vec<RowState>,
+}
+
+/// One row of the source, less what the receiver's context tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowState {
+    /// Which row.
+    pub key: RowKey,
+    /// Live entries that the receiver's context does not cover.
+    pub fresh: Row,
+    /// Live dots that it covers: it has them, or knows that they are dead.
+    pub kept: Vec<Dot>,
+}
+
+impl Step {
+    /// Bytes that weigh against a link's window.
+    #[must_use]
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Cells(cells) => cells.len() * CELL_BYTES,
+            Self::Want(ids) => ids.len() * 8,
+            Self::States(states) => {
+                let row = |row: &RowState| row.key.as_bytes().len() + row.fresh.memory_bytes() + row.kept.len() * 16;
+                states.rows.iter().map(row).sum::<usize>() + 64
+            }
+            Self::Open(_) => crate::sketch::OPENING_BYTES,
+            Self::Accept { .. } | Self::More { .. } | Self::WantAll | Self::Close | Self::Abort | Self::GiveUp => 0,
+        }
+    }
+}
+
+impl Reconcile {
+    /// Appends the bytes.
+    pub(crate) fn encode(&self, out: &mut Writer) {
+        out.number(self.session.0);
+        out.number(self.grant);
+        out.number(u64::from(self.place));
+        match &self.step {
+            Step::Open(open) => {
+                out.byte(1);
+                open.context.encode(out);
+                open.cursor.encode(out);
+                out.bytes(&open.opening.encode());
+            }
+            Step::Accept { context, lost } => {
+                out.byte(2);
+                context.encode(out);
+                lost.encode(out);
+            }
+            Step::Cells(cells) => {
+                out.byte(3);
+                out.bytes(&encode_cells(cells));
+            }
+            Step::More { from, to } => {
+                out.byte(4);
+                out.number(u64::from(*from));
+                out.number(u64::from(*to));
+            }
+            Step::Want(ids) => {
+                out.byte(5);
+                write_ids(out, ids);
+            }
+            Step::WantAll => out.byte(6),
+            Step::States(states) => {
+                out.byte(7);
+                states.encode(out);
+            }
+            Step::Close => out.byte(8),
+            Step::Abort => out.byte(9),
+            Step::GiveUp => out.byte(10),
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote. M2
+    pub(crate) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let session = SessionId(input.number()?);
+        let grant = input.number()?;
+        let place = u32::try_from(input.number()?).map_err(|_| DecodeError::NotCanonical)?;
+        let step = match input.byte()? {
+            1 => Step::Open(Arc::new(Open {
+                context: VersionVector::decode(input)?,
+                cursor: VersionVector::decode(input)?,
+                opening: Opening::decode(input.bytes(RECONCILE_BYTES_MAX)?)?,
+            })),
+            2 => Step::Accept { context: VersionVector::decode(input)?, lost: VersionVector::decode(input)? },
+            3 => Step::Cells(decode_cells(input.bytes(RECONCILE_BYTES_MAX)?, PREFIX_CELLS_MAX)?.into()),
+            4 => Step::More { from: cell(input)?, to: cell(input)? },
+            5 => Step::Want(read_ids(input)?.into()),
+            6 => Step::WantAll,
+            7 => Step::States(States::decode(input)?),
+            8 => Step::Close,
+            9 => Step::Abort,
+            10 => Step::GiveUp,
+            value => return Err(DecodeError::Unknown { what: "reconciliation step", value }),
+        };
+        Ok(Self { session, grant, place, step })
+    }
+}
+
+impl States {
+    fn encode(&self, out: &mut Writer) {
+        match &self.span {
+            Span::Ids(ids) => {
+                out.byte(0);
+                write_ids(out, ids);
+            }
+            Span::Keys(after, upto) => {
+                out.byte(1);
+                for bound in [after, upto] {
+                    out.byte(u8::from(bound.is_some()));
+                    if let Some(key) = bound {
+                        out.bytes(key.as_bytes());
+                    }
+                }
+            }
+        }
+        out.length(self.rows.len());
+        for row in &self.rows {
+            out.bytes(row.key.as_bytes());
+            row.fresh.encode(out);
+            write_dots(out, &row.kept);
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let span = if flag(input)? { Span::Keys(bound(input)?, bound(input)?) } else { Span::Ids(read_ids(input)?) };
+        let count = input.length(4, RECONCILE_BYTES_MAX)?;
+        let mut rows: Vec<RowState> = Vec::with_capacity(count.min(4_096));
+        for _ in 0..count {
+            let row =
+                RowState { key: key(input)?, fresh: Row::decode(input)?, kept: read_dots(input, Row::ENTRIES_MAX)? };
+            rows.push(row);
+        }
+        Ok(Self { span, rows })
+    }
+}
+
+fn write_ids(out: &mut Writer, ids: &[RowId]) {
+    out.length(ids.len());
+    for id in ids {
+        out.raw(&id.to_bits().to_be_bytes());
+    }
+}
+
+/// Ids, ascending.
+fn read_ids(input: &mut Reader<'_>) -> Result<Vec<RowId>, DecodeError> {
+    let count = input.length(8, IDS_MAX)?;
+    let mut ids: Vec<RowId> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut bits = [0; 8];
+        bits.copy_from_slice(input.raw(8)?);
+        let id = RowId::from_bits(u64::from_be_bytes(bits)).ok_or(DecodeError::NotCanonical)?;
+        if ids.last().is_some_and(|last| *last >= id) {
+            return Err(DecodeError::NotCanonical);
+        }
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+fn key(input: &mut Reader<'_>) -> Result<RowKey, DecodeError> {
+    RowKey::parse(input.bytes(KEY_BYTES_MAX)?).map_err(|_| DecodeError::NotCanonical)
+}
+
+fn bound(input: &mut Reader<'_>) -> Result<Option<RowKey>, DecodeError> {
+    if flag(input)? { key(input).map(Some) } else { Ok(None) }
+}
+
+fn flag(input: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match input.byte()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::NotCanonical),
+    }
+}
+
+fn cell(input: &mut Reader<'_>) -> Result<u32, DecodeError> {
+    match input.number()? {
+        at if at <= PREFIX_CELLS_MAX as u64 => Ok(at as u32),
+        _ => Err(DecodeError::TooLarge { max: PREFIX_CELLS_MAX as u64 }),
+    }
+}

@@ -1,0 +1,140 @@
+//! The side of a reconciliation that has the state: it says which rows differ, and sends them.
+
+use super::message::{Open, RowState, Span, States, Step, Talk};
+use crate::sketch::{RowId, Verdict};
+use crate::store::Pinned;
+use crate::time::Instant;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use atoll_crdt::{ReadError, Row, RowKey};
+
+/// Rows or ids of one chunk at most: bounds the work of one step.
+const CHUNK_ROWS: usize = 256;
+
+/// What is left to send.
+#[derive(Debug)]
+enum Plan {
+    /// The receiver is working out which rows differ.
+    Asked,
+    /// Rows of these ids, from this place on.
+    Ids(Arc<[RowId]>, usize),
+    /// Every row above this key.
+    Keys(Option<RowKey>),
+    /// Nothing.
+    Done,
+}
+
+/// One session, from the side that has the state.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) talk: Talk,
+    /// When the receiver last said something, or was sent something.
+    pub(crate) moved_at: Instant,
+    pin: Arc<dyn Pinned>,
+    theirs: Arc<Open>,
+    plan: Plan,
+}
+
+impl Source {
+    /// Grants a session on a snapshot. Gives what is said after [`Step::Accept`].
+    pub(crate) fn open(mut talk: Talk, theirs: Arc<Open>, pin: Arc<dyn Pinned>, now: Instant) -> (Self, Option<Step>) {
+        // The opening was heard.
+        talk.heard_opening();
+        let sketch = pin.sketch();
+        let mut cells = None;
+        let plan = match theirs.opening.compare(sketch) {
+            Ok(Verdict::Equal) => Plan::Ids(Arc::from([]), 0),
+            Ok(Verdict::Decoded(changes)) => Plan::Ids(changes.iter().map(|change| change.id).collect(), 0),
+            Ok(Verdict::About(estimate)) => {
+                let wanted = estimate.cells_wanted().min(theirs.opening.prefix_cells(sketch));
+                cells = Some(Step::Cells(sketch.prefix().cells()[..wanted].into()));
+                Plan::Asked
+            }
+            // More than cells can tell, or nonsense by an unlikely accident: everything is compared.
+            Ok(Verdict::TooMany(_)) | Err(_) => Plan::Keys(None),
+        };
+        (Self { talk, moved_at: now, pin, theirs, plan }, cells)
+    }
+
+    /// The receiver answers. `None`: it said something that does not belong here.
+    pub(crate) fn on_step(&mut self, step: Step, now: Instant) -> Option<Option<Step>> {
+        if !matches!(self.plan, Plan::Asked) {
+            return None;
+        }
+        self.moved_at = now;
+        match step {
+            Step::More { from, to } => {
+                let cells = self.pin.sketch().prefix().cells().get(from as usize..to as usize)?;
+                return (!cells.is_empty()).then(|| Some(Step::Cells(cells.into())));
+            }
+            Step::Want(ids) => self.plan = Plan::Ids(ids, 0),
+            Step::WantAll => self.plan = Plan::Keys(None),
+            _ => return None,
+        }
+        Some(None)
+    }
+
+    /// The next chunk, of about `bytes`; [`Step::Close`] is the last. `None` while the receiver is asked, and after that.
+    pub(crate) fn next(&mut self, bytes: usize, now: Instant) -> Result<Option<Step>, ReadError> {
+        let chunk = match &self.plan {
+            Plan::Asked | Plan::Done => return Ok(None),
+            Plan::Ids(ids, at) => {
+                let (ids, at) = (Arc::clone(ids), *at);
+                self.ids(&ids, at, bytes)?
+            }
+            Plan::Keys(after) => {
+                let after = after.clone();
+                Some(self.keys(after, bytes)?)
+            }
+        };
+        self.moved_at = now;
+        let step = chunk.map_or(Step::Close, Step::States);
+        if matches!(step, Step::Close) {
+            self.plan = Plan::Done;
+        }
+        Ok(Some(step))
+    }
+
+    fn ids(&mut self, ids: &Arc<[RowId]>, at: usize, bytes: usize) -> Result<Option<States>, ReadError> {
+        let mut rows = Vec::new();
+        let (mut end, mut weight) = (at, 0);
+        while end < ids.len() && end - at < CHUNK_ROWS && weight < bytes {
+            self.pin.visit_ids(&ids[end..=end], &mut |key, row| {
+                weight += row.memory_bytes();
+                rows.push(self.state(key, row));
+            })?;
+            end += 1;
+        }
+        self.plan = Plan::Ids(Arc::clone(ids), end);
+        Ok((end > at).then(|| States { span: Span::Ids(ids[at..end].to_vec()), rows }))
+    }
+
+    fn keys(&mut self, after: Option<RowKey>, bytes: usize) -> Result<States, ReadError> {
+        let mut rows = Vec::new();
+        let mut weight = 0;
+        let mut upto = None;
+        let from = after.as_ref().map_or_else(Vec::new, |key| [key.as_bytes(), &[0]].concat());
+        self.pin.visit(&[], &from, &mut |key, row| {
+            weight += row.memory_bytes();
+            rows.push(self.state(key, row));
+            let goes_on = rows.len() < CHUNK_ROWS && weight < bytes;
+            upto = (!goes_on).then(|| key.clone());
+            goes_on
+        })?;
+        self.plan = upto.clone().map_or(Plan::Ids(Arc::from([]), 0), |key| Plan::Keys(Some(key)));
+        Ok(States { span: Span::Keys(after, upto), rows })
+    }
+
+    /// A row, less what the receiver's context makes unnecessary.
+    fn state(&self, key: &RowKey, row: &Row) -> RowState {
+        let mut state = RowState { key: key.clone(), fresh: Row::empty(), kept: Vec::new() };
+        for (dot, payload) in row.iter() {
+            if self.theirs.context.covers(dot) {
+                state.kept.push(dot);
+            } else {
+                state.fresh.put(dot, payload.clone());
+            }
+        }
+        state
+    }
+}

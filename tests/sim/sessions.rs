@@ -1,0 +1,118 @@
+//! Reconciliations by hand, from the side that takes state over.
+
+use crate::bench::{Bench, LINK, ME, WALL_MS, ended, register, vector};
+use atoll_crdt::{ActorId, Dot, Hlc, Payload, Row, VersionVector};
+use atoll_replication::wire::Message;
+use atoll_replication::{DisconnectReason, Effect, Limits, Reconcile, RowState, SessionId, Span, States, Step};
+use std::time::Duration;
+
+const THIRD: ActorId = ActorId::new(0xc);
+
+/// The session that a peer makes us open which holds five records of an actor and has none of them in its log.
+fn opened(bench: &mut Bench) -> SessionId {
+    bench.greet(|hello| {
+        hello.durable = vector(&[(THIRD, 5)]);
+        hello.log.starts = vector(&[(THIRD, 6)]);
+    });
+    assert_eq!(opening(&bench.wait(Duration::ZERO)), None);
+    opening(&bench.wait(Limits::default().reconcile_after)).expect("a session is opened")
+}
+
+fn opening(effects: &[Effect]) -> Option<SessionId> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(LINK, Message::Reconcile(Reconcile { session, step: Step::Open(_), .. })) => Some(*session),
+        _ => None,
+    })
+}
+
+fn accept() -> Step {
+    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]) }
+}
+
+/// All rows of the peer: one, put by this dot.
+fn only_row(dot: Dot) -> Step {
+    let mut fresh = Row::empty();
+    let bytes = b"theirs".as_slice().into();
+    fresh.put(dot, Payload::Value { at: Hlc::at_ms(WALL_MS), content_type: "text/plain".into(), bytes });
+    let row = RowState { key: register().row(), fresh, kept: Vec::new() };
+    Step::States(States { span: Span::Keys(None, None), rows: vec![row] })
+}
+
+/// Says steps in their places.
+fn tell(bench: &mut Bench, session: SessionId, steps: impl IntoIterator<Item = (u32, Step)>) -> Vec<Effect> {
+    let message = |(place, step)| Message::Reconcile(Reconcile { session, grant: 9, place, step });
+    steps.into_iter().flat_map(|step| bench.say(message(step))).collect()
+}
+
+fn holds_nothing(bench: &Bench) -> bool {
+    bench.replica.context().is_empty() && bench.store.rows().is_empty()
+}
+
+#[test]
+fn what_no_log_can_bring_is_taken_over_by_one_entry_at_the_end() {
+    let mut bench = Bench::new(0);
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5)))]);
+    assert!(holds_nothing(&bench));
+    tell(&mut bench, session, [(2, Step::Close)]);
+    let all = vector(&[(THIRD, 5)]);
+    assert_eq!((bench.replica.context(), bench.replica.cursor()), (&all, &all));
+    assert_eq!((bench.replica.durable(), bench.store.rows().len()), (&VersionVector::new(), 1));
+    bench.sync();
+    assert_eq!(bench.replica.durable(), &all);
+    // Its log reaches no further back than the peer's.
+    assert_eq!(bench.replica.log_state().starts, vector(&[(THIRD, 6)]));
+}
+
+#[test]
+fn a_session_in_which_a_step_was_lost_is_given_up_and_another_is_begun() {
+    let mut bench = Bench::new(0);
+    let first = opened(&mut bench);
+    tell(&mut bench, first, [(0, accept()), (2, Step::Close)]);
+    assert!(holds_nothing(&bench));
+    assert_eq!(opening(&bench.wait(Duration::ZERO)), None);
+    let second = opening(&bench.wait(Limits::default().reconcile_after)).expect("another session");
+    assert_ne!(first, second);
+    // What comes late, of the session that was given up, has no effect on the other.
+    tell(&mut bench, first, [(0, accept()), (1, Step::Close)]);
+    assert!(holds_nothing(&bench));
+    tell(&mut bench, second, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (1, Step::Close), (2, Step::Close)]);
+    assert_eq!(bench.store.rows().len(), 1);
+}
+
+#[test]
+fn a_session_in_which_nothing_moves_is_given_up() {
+    let mut bench = Bench::new(0);
+    opened(&mut bench);
+    let idle = Limits::default().reconcile_idle;
+    for _ in 0..idle.as_secs() {
+        // The link is heard meanwhile.
+        bench.say(Message::Ping { sent_us: 1 });
+        bench.wait(Duration::from_secs(1));
+    }
+    assert_eq!(bench.replica.counts().sessions_given_up, 1);
+    assert!(holds_nothing(&bench));
+}
+
+#[test]
+fn a_source_that_says_what_cannot_be_is_refused_and_nothing_is_applied() {
+    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost) };
+    let lies: [(&str, Vec<Step>, DisconnectReason); 4] = [
+        ("rows beyond its context", vec![accept(), only_row(Dot::new(THIRD, 6))], DisconnectReason::Protocol),
+        ("cursors beyond its context", vec![told(&[(THIRD, 5)], &[(THIRD, 6)])], DisconnectReason::Protocol),
+        ("our own future", vec![told(&[(ME, 7), (THIRD, 5)], &[])], DisconnectReason::Impostor),
+        ("rows before its context", vec![only_row(Dot::new(THIRD, 5))], DisconnectReason::Protocol),
+    ];
+    for (lie, steps, reason) in lies {
+        let mut bench = Bench::new(0);
+        let session = opened(&mut bench);
+        // The grant is known by its first message alone.
+        let grant = if matches!(steps[0], Step::Accept { .. }) { 9 } else { 0 };
+        let mut effects = Vec::new();
+        for (place, step) in (0..).zip(steps) {
+            effects.extend(bench.say(Message::Reconcile(Reconcile { session, grant, place, step })));
+        }
+        assert_eq!(ended(&effects), Some(reason), "{lie}");
+        assert!(holds_nothing(&bench), "{lie}");
+    }
+}
