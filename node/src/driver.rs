@@ -24,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Events handled before what they made is handed on: bounds the latency of the first of them.
 const EVENTS_AT_ONCE: usize = 1_024;
+/// Time after which it is handed on although more events wait: a peer's backlog comes in large messages.
+const EVENTS_TIME: Duration = Duration::from_millis(2);
 /// Between two reports of what the replica looks like.
 const REPORT_EVERY: Duration = Duration::from_millis(20);
 /// How long a stop may wait for the disk.
@@ -77,8 +79,12 @@ impl Driver {
             let mut stopping: Option<Instant> = None;
             self.hand_on();
             while let Some(event) = events.blocking_recv() {
+                let began = self.clock.instant();
                 let mut stop = self.event(event);
                 for _ in 1..EVENTS_AT_ONCE {
+                    if self.clock.instant().since(began) >= EVENTS_TIME {
+                        break;
+                    }
                     let Ok(event) = events.try_recv() else { break };
                     stop |= self.event(event);
                 }
