@@ -1,7 +1,7 @@
-//! Plays simulated worlds: `sim run --seed S`, `sim soak --seeds N [--from S]`.
+//! Plays simulated worlds: `sim run --seed S [--trace]`, `sim soak --seeds N [--from S] [--json]`.
 
 use anyhow::{Context, bail};
-use atoll_tests::sim::{Options, Report, World};
+use atoll_tests::sim::{Options, Report, Trace, World};
 use std::io::Write;
 
 fn main() -> anyhow::Result<()> {
@@ -11,13 +11,15 @@ fn main() -> anyhow::Result<()> {
         let text = arguments.get(at + 1).with_context(|| format!("{name} needs a number"))?;
         Ok(Some(text.parse().with_context(|| format!("{name} {text}: not a number"))?))
     };
-    let mut out = std::io::stdout().lock();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let mut out = std::io::stdout();
     match arguments.first().map(String::as_str) {
         Some("run") => {
             let seed = value("--seed")?.context("run needs --seed S")?;
             let options = Options::draw(seed);
             writeln!(out, "{options:?}")?;
-            match World::run(options) {
+            let trace: Option<Trace> = has("--trace").then(|| Box::new(tell) as Trace);
+            match World::traced(options, trace) {
                 Ok(report) => writeln!(out, "{report:?}")?,
                 Err(what) => bail!(what),
             }
@@ -28,6 +30,16 @@ fn main() -> anyhow::Result<()> {
             for seed in from..from + seeds {
                 let report = World::run(Options::draw(seed)).map_err(anyhow::Error::msg)?;
                 total.add(&report);
+            }
+            if has("--json") {
+                let (simulated_s, reached) = (total.simulated_us / 1_000_000, &total.reached);
+                let (events, records) = (total.events, total.records);
+                let sum = serde_json::json!({
+                    "seeds": seeds, "from": from, "events": events, "records": records,
+                    "simulated_s": simulated_s, "reached": reached,
+                });
+                writeln!(out, "{sum}")?;
+                return Ok(());
             }
             writeln!(
                 out,
@@ -40,7 +52,14 @@ fn main() -> anyhow::Result<()> {
                 writeln!(out, "{count:>10} {what}")?;
             }
         }
-        _ => bail!("usage: sim run --seed S | sim soak --seeds N [--from S]"),
+        _ => bail!("usage: sim run --seed S [--trace] | sim soak --seeds N [--from S] [--json]"),
     }
     Ok(())
+}
+
+/// One line of a trace; a message's rows can be long.
+fn tell(event: &str) {
+    let line: String = event.chars().take(400).collect();
+    // Whoever reads it may have seen enough.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -17,4 +17,4 @@ pub mod workload;
 pub mod world;
 
 pub use options::Options;
-pub use world::{Report, World};
+pub use world::{Report, Trace, World};

@@ -38,6 +38,9 @@ enum Event {
     Heal,
 }
 
+/// Who is told what happens.
+pub type Trace = Box<dyn FnMut(&str)>;
+
 /// What a run did: for coverage, and to see that a seed repeats.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -90,6 +93,7 @@ pub struct World {
     actions_left: u64,
     healed: bool,
     report: Report,
+    trace: Option<Trace>,
 }
 
 fn region(index: usize) -> RegionName {
@@ -106,8 +110,17 @@ impl World {
     /// # Errors
     /// Says what did not hold, and when.
     pub fn run(options: Options) -> Result<Report, String> {
+        Self::traced(options, None)
+    }
+
+    /// The same; `trace` is told every event before it is handled.
+    ///
+    /// # Errors
+    /// Says what did not hold, and when.
+    pub fn traced(options: Options, trace: Option<Trace>) -> Result<Report, String> {
         let seed = options.seed;
         let mut world = Self::new(options);
+        world.trace = trace;
         world.play().map_err(|what| format!("seed {seed} at {} us: {what}", world.now_us))?;
         for index in 0..world.nodes.len() {
             world.tally(index);
@@ -137,6 +150,7 @@ impl World {
             actions_left: options.steps,
             healed: false,
             report: Report::default(),
+            trace: None,
             options,
         };
         for node in 0..world.nodes.len() {
@@ -179,6 +193,9 @@ impl World {
             let Some(event) = self.events.remove(&id) else { continue };
             self.now_us = at;
             self.report.events += 1;
+            if let Some(trace) = &mut self.trace {
+                trace(&format!("{at:>10} us {event:?}"));
+            }
             self.report.trace = self.report.trace.rotate_left(5).wrapping_add(at ^ id);
             self.step(event)?;
             if self.report.events.is_multiple_of(64) {
