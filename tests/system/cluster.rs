@@ -171,11 +171,18 @@ impl Node {
     }
 
     /// Asks the process to end, and waits for it.
-    pub(crate) fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let mut child = self.child.take().context("the node runs")?;
         let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
         anyhow::ensure!(status.success(), "kill -TERM");
-        wait(&mut child)
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "{} does not end", self.name);
+            tokio::time::sleep(Duration::from_millis(10)).await; // sleep: between two looks at a condition
+        }
     }
 
     fn trust(&self) -> anyhow::Result<Trust> {

@@ -85,7 +85,7 @@ async fn a_peer_with_a_certificate_of_another_ca_is_refused_and_the_node_goes_on
     let status = cluster.nodes[0].admin()?.status().await?;
     ensure!(status.peers.is_empty(), "{status:?}");
     cluster.nodes[0].ready().await?;
-    ensure!(cluster.nodes[0].stop()?.success());
+    ensure!(cluster.nodes[0].stop().await?.success());
     Ok(())
 }
 

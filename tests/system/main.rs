@@ -216,7 +216,7 @@ async fn a_node_without_data_joins_and_one_with_data_serves_alone() -> anyhow::R
     ensure!(there.register(&shop(), &key("k199")).get().await?.value.context("it joined")?.body == "v199");
     // One with data serves with nobody around.
     for node in &mut cluster.nodes {
-        ensure!(node.stop()?.success());
+        ensure!(node.stop().await?.success());
     }
     cluster.nodes[1].spawn()?;
     cluster.nodes[1].ready().await?;

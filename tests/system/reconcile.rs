@@ -115,7 +115,7 @@ async fn a_region_restored_from_an_older_disk_gets_back_what_it_had_acknowledged
     let mut cluster = Cluster::with(&REGIONS[..2], SHORT_LOG).await?;
     write_kept(&cluster.nodes[1].quic()?.session()).await?;
     cluster.converged().await?;
-    ensure!(cluster.nodes[1].stop()?.success());
+    ensure!(cluster.nodes[1].stop().await?.success());
     let yesterday = cluster.dir().join("yesterday");
     copy(&cluster.nodes[1].data_dir, &yesterday)?;
     cluster.nodes[1].spawn()?;
@@ -123,7 +123,7 @@ async fn a_region_restored_from_an_older_disk_gets_back_what_it_had_acknowledged
     write_much(&cluster.nodes[1].quic()?.session(), 1).await?;
     cluster.converged().await?;
     log_dropped(&cluster.nodes[0]).await?;
-    ensure!(cluster.nodes[1].stop()?.success());
+    ensure!(cluster.nodes[1].stop().await?.success());
     std::fs::remove_dir_all(&cluster.nodes[1].data_dir)?;
     copy(&yesterday, &cluster.nodes[1].data_dir)?;
     cluster.nodes[1].spawn()?;
@@ -172,6 +172,34 @@ async fn a_fourth_region_joins_while_the_others_write() -> anyhow::Result<()> {
         ensure!(count == Some(acknowledged), "{} counts {count:?} of {acknowledged}", node.name);
     }
     ensure!(metric(&cluster.nodes[3], FINISHED).await? >= 1.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_region_is_restarted_in_turn_while_the_next_one_writes() -> anyhow::Result<()> {
+    let mut cluster = Cluster::with(&REGIONS, SHORT_LOG).await?;
+    let mut acknowledged = 0;
+    for turn in 0..REGIONS.len() {
+        cluster.nodes.rotate_left(turn.min(1));
+        let stop = AtomicBool::new(false);
+        let (restarting, others) = cluster.nodes.split_at_mut(1);
+        let restarts = async {
+            let ended = restarting[0].stop().await?;
+            ensure!(ended.success(), "{} ended with {ended}", restarting[0].name);
+            restarting[0].spawn()?;
+            let ready = restarting[0].ready().await;
+            stop.store(true, Ordering::Relaxed);
+            ready
+        };
+        let (counted, restarted) = tokio::join!(count_until(&others[0], &stop), restarts);
+        restarted?;
+        acknowledged += counted?;
+    }
+    cluster.converged().await?;
+    for node in &cluster.nodes {
+        let count = node.http()?.session().counter(&shop(), &key("count")).get().await?.value;
+        ensure!(count == Some(acknowledged), "{} counts {count:?} of {acknowledged}", node.name);
+    }
     Ok(())
 }
 
