@@ -67,6 +67,7 @@ pub(crate) async fn announce(inbox: &Inbox, member: &MemberRow, actor: ActorId) 
         put(key("members", &member.node), member),
         put(key("actors", &actor.to_string()), &ActorRow { node: &member.node, region: &member.region }),
     ];
+    let mut pause = Duration::from_millis(50);
     loop {
         let request = WriteRequest {
             commands: commands.clone(),
@@ -82,7 +83,9 @@ pub(crate) async fn announce(inbox: &Inbox, member: &MemberRow, actor: ActorId) 
             // The clock decides only between writes of one member's row, which only that member makes.
             Err(error) => tracing::warn!("cannot announce this node yet: {error}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Ever more rarely: a clock that is off is put right by people, and each try says so in the log.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Limits {
     pub resend_max: Duration,
     /// A link on which nothing was heard for this long is given up.
     pub silent_after: Duration,
-    /// How long nobody could serve what this node lacks before it reconciles; and the pause after a session that failed.
+    /// How long nobody could serve what this node lacks before it reconciles; and the first pause after a session that failed.
     pub reconcile_after: Duration,
     /// A reconciliation in which nothing moves for this long is given up.
     pub reconcile_idle: Duration,

@@ -118,6 +118,8 @@ pub struct Replica {
     next_session: u64,
     /// Since when no peer could send what is lacking.
     lost_since: Option<Instant>,
+    /// Sessions that failed in a row, and on which link the last one did.
+    failed: (u32, Option<LinkId>),
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -180,6 +182,7 @@ impl Replica {
             sources: BTreeMap::new(),
             next_session: 0,
             lost_since: None,
+            failed: (0, None),
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),

@@ -3,7 +3,9 @@
 use crate::bench::{Bench, LINK, ME, WALL_MS, ended, register, vector};
 use atoll_crdt::{ActorId, Dot, Hlc, Payload, Row, VersionVector};
 use atoll_replication::wire::Message;
-use atoll_replication::{DisconnectReason, Effect, Limits, Reconcile, RowState, SessionId, Span, States, Step};
+use atoll_replication::{
+    DisconnectReason, Effect, Limits, LinkId, LogState, Reconcile, RowState, SessionId, Span, States, Step,
+};
 use std::time::Duration;
 
 const THIRD: ActorId = ActorId::new(0xc);
@@ -70,7 +72,7 @@ fn a_session_in_which_a_step_was_lost_is_given_up_and_another_is_begun() {
     let first = opened(&mut bench);
     tell(&mut bench, first, [(0, accept()), (2, Step::Close)]);
     assert!(holds_nothing(&bench));
-    assert_eq!(opening(&bench.wait(Duration::ZERO)), None);
+    assert_eq!(opening(&bench.wait(Limits::default().reconcile_after)), None);
     let second = opening(&bench.wait(Limits::default().reconcile_after)).expect("another session");
     assert_ne!(first, second);
     // What comes late, of the session that was given up, has no effect on the other.
@@ -115,4 +117,31 @@ fn a_source_that_says_what_cannot_be_is_refused_and_nothing_is_applied() {
         assert_eq!(ended(&effects), Some(reason), "{lie}");
         assert!(holds_nothing(&bench), "{lie}");
     }
+}
+
+#[test]
+fn after_a_failure_another_peer_is_asked_and_failures_in_a_row_are_ever_further_apart() {
+    let mut bench = Bench::new(0);
+    let session = opened(&mut bench);
+    let other = LinkId(2);
+    bench.greet_as(other, "other", ActorId::new(0xd));
+    let log = LogState { wanted: VersionVector::new(), starts: vector(&[(THIRD, 6)]) };
+    bench.say_on(other, Message::Durable(vector(&[(THIRD, 5)]), log));
+    let asked = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send(link, Message::Reconcile(Reconcile { session, step: Step::Open(_), .. })) => {
+                Some((*link, *session))
+            }
+            _ => None,
+        })
+    };
+    let pause = Limits::default().reconcile_after;
+    tell(&mut bench, session, [(0, Step::Abort)]);
+    assert_eq!(asked(&bench.wait(pause)), None);
+    let (link, session) = asked(&bench.wait(pause)).expect("twice the first pause");
+    assert_eq!(link, other);
+    bench.say_on(other, Message::Reconcile(Reconcile { session, grant: 1, place: 0, step: Step::Abort }));
+    bench.say(Message::Ping { sent_us: 1 });
+    assert_eq!(asked(&bench.wait(pause * 3)), None);
+    assert_eq!(asked(&bench.wait(pause)).map(|(link, _)| link), Some(LINK));
 }

@@ -347,14 +347,15 @@ impl Store for NodeStore {
     }
 
     fn truncate(&mut self, stable: &VersionVector) -> bool {
-        if self.journal.bytes() > self.retain.max_bytes {
-            // Nothing goes that the row engine does not hold.
-            self.state.begin_checkpoint();
-            self.drive_checkpoints(false);
-        }
         let unlogged = &self.state.synced().state.clocks.unlogged;
         let horizon = Horizon { stable, unlogged, checkpoint: self.state.base().position };
         let found = self.journal.droppable(&self.retain, &horizon);
+        if found.is_empty() && self.journal.bytes() > self.retain.max_bytes {
+            // Nothing goes that the row engine does not hold: once it does, the next call drops it.
+            self.state.begin_checkpoint();
+            self.drive_checkpoints(false);
+            return false;
+        }
         let files = found.iter().map(|segment| segment.first).collect();
         if found.is_empty() || !self.state.remove_segments(files) {
             return false;

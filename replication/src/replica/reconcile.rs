@@ -10,12 +10,15 @@ use crate::reconcile::receiver::{Outcome, Receiver};
 use crate::reconcile::source::Source;
 use crate::store::Store;
 use crate::wire::Message;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, ReadError, VersionVector};
 
 /// Chunks sent to one receiver each time the replica is called: live records go out in between.
 const CHUNKS_AT_ONCE: usize = 2;
+/// Failures in a row that lengthen the pause before the next session: it doubles to 32 times the first.
+const FAILURES_COUNTED: u32 = 5;
 
 impl Replica {
     /// A step of a reconciliation came in.
@@ -64,7 +67,7 @@ impl Replica {
         let mut talk = Talk::new(session, self.next_session);
         let may = matches!(self.phase, Phase::Serving) && self.sources.len() < self.config.limits.sources;
         if !may || !open.cursor.leq(&open.context) {
-            say(out, link, talk.say(Step::Abort));
+            say(&mut self.links, out, link, talk.say(Step::Abort));
             return;
         }
         let reach = if is(Mutant::LostByCursor) { &self.clocks.cursor } else { &self.clocks.context };
@@ -73,10 +76,10 @@ impl Replica {
             dot.seq >= next.seq && !self.can_serve(next)
         });
         let accept = Step::Accept { lost: lost.collect(), context: self.clocks.context.clone() };
-        say(out, link, talk.say(accept));
+        say(&mut self.links, out, link, talk.say(accept));
         let (mut source, cells) = Source::open(talk, open, store.pin(), self.now.instant);
         if let Some(cells) = cells {
-            say(out, link, source.talk.say(cells));
+            say(&mut self.links, out, link, source.talk.say(cells));
         }
         self.sources.insert(link, source);
         self.counts.sessions_granted += 1;
@@ -95,10 +98,10 @@ impl Replica {
         }
         let answer = if heard == Hearing::Next { source.on_step(message.step, self.now.instant) } else { None };
         match answer {
-            Some(Some(answer)) => say(out, link, source.talk.say(answer)),
+            Some(Some(answer)) => say(&mut self.links, out, link, source.talk.say(answer)),
             Some(None) => {}
             None => {
-                say(out, link, source.talk.say(Step::Abort));
+                say(&mut self.links, out, link, source.talk.say(Step::Abort));
                 self.sources.remove(&link);
             }
         }
@@ -109,21 +112,15 @@ impl Replica {
         let (now, limits) = (self.now.instant, self.config.limits);
         let mut ended = Vec::new();
         for (id, source) in &mut self.sources {
-            let Some(link) = self.links.get_mut(id) else {
-                ended.push(*id);
-                continue;
-            };
             for _ in 0..CHUNKS_AT_ONCE {
-                if !link.has_room(&limits) {
+                if !self.links.get(id).is_some_and(|link| link.has_room(&limits)) {
                     break;
                 }
                 let Some(step) = source.next(limits.batch_bytes, now)? else { break };
                 if matches!(step, Step::Close) {
                     ended.push(*id);
                 }
-                let message = Message::Reconcile(source.talk.say(step));
-                link.handed(message.weight());
-                out.push(Effect::Send(*id, message));
+                say(&mut self.links, out, *id, source.talk.say(step));
             }
         }
         for id in ended {
@@ -150,7 +147,7 @@ impl Replica {
         let Some(receiver) = &mut self.receiving else { return Ok(Ok(())) };
         match receiver.on_step(step, self.config.limits.staged_bytes, self.now.instant)? {
             Outcome::Goes(None) => {}
-            Outcome::Goes(Some(answer)) => say(out, link, receiver.talk.say(answer)),
+            Outcome::Goes(Some(answer)) => say(&mut self.links, out, link, receiver.talk.say(answer)),
             Outcome::Finished => self.adopt(store, out)?,
             Outcome::TooMuch => {
                 self.counts.sessions_too_large += 1;
@@ -180,6 +177,7 @@ impl Replica {
         self.appended.push_back((position, Unapplied::Context(adoption.context.clone())));
         self.last_position = position;
         self.lost_since = None;
+        self.failed = (0, None);
         self.refresh_log(store);
         self.pending.forget_applied(&self.clocks);
         self.tell_links_what_exists();
@@ -190,11 +188,10 @@ impl Replica {
     /// Ends the session here; nothing happened.
     pub(super) fn give_up(&mut self, out: &mut Vec<Effect>) {
         let Some(mut receiver) = self.receiving.take() else { return };
-        if self.links.contains_key(&receiver.link) {
-            say(out, receiver.link, receiver.talk.say(Step::GiveUp));
-        }
+        say(&mut self.links, out, receiver.link, receiver.talk.say(Step::GiveUp));
         self.counts.sessions_given_up += 1;
         self.lost_since = Some(self.now.instant);
+        self.failed = (self.failed.0.saturating_add(1), Some(receiver.link));
     }
 
     /// Sessions end with their connection. C3
@@ -220,7 +217,9 @@ impl Replica {
             return;
         };
         let since = *self.lost_since.get_or_insert(now);
-        if now.since(since) >= limits.reconcile_after {
+        // A session that needs more than there is room for, say, is not tried over and over at full speed.
+        let pause = limits.reconcile_after * 2_u32.saturating_pow(self.failed.0.min(FAILURES_COUNTED));
+        if now.since(since) >= pause {
             self.open_session(link, store, out);
         }
     }
@@ -230,11 +229,11 @@ impl Replica {
         let session = SessionId(self.next_session);
         let clocks = (self.clocks.context.clone(), self.clocks.cursor.clone());
         let (mut receiver, open) = Receiver::open(session, link, store.pin(), clocks, self.now.instant);
-        say(out, link, receiver.talk.say(open));
+        say(&mut self.links, out, link, receiver.talk.say(open));
         self.receiving = Some(receiver);
     }
 
-    /// A peer that holds something no peer's log can bring here; the nearest one.
+    /// A peer that holds something no peer's log can bring here: the nearest one, and another than failed last.
     fn whom_to_ask(&self) -> Option<LinkId> {
         let live = || self.links.values().filter(|link| link.is_live());
         let lacks_from = |link: &&Link| {
@@ -244,7 +243,10 @@ impl Replica {
                 dot.seq >= next.seq && !live().any(|other| other.can_serve(next))
             })
         };
-        live().filter(lacks_from).min_by_key(|link| (link.rtt, link.id)).map(|link| link.id)
+        live()
+            .filter(lacks_from)
+            .min_by_key(|link| (Some(link.id) == self.failed.1, link.rtt, link.id))
+            .map(|link| link.id)
     }
 
     // -- the log ----------------------------------------------------------------------------------------------------
@@ -289,6 +291,11 @@ impl Replica {
     }
 }
 
-fn say(out: &mut Vec<Effect>, link: LinkId, message: Reconcile) {
-    out.push(Effect::Send(link, Message::Reconcile(message)));
+/// Says something on a link that stands, and counts it against the window.
+fn say(links: &mut BTreeMap<LinkId, Link>, out: &mut Vec<Effect>, link: LinkId, message: Reconcile) {
+    let message = Message::Reconcile(message);
+    if let Some(found) = links.get_mut(&link) {
+        found.handed(message.weight());
+        out.push(Effect::Send(link, message));
+    }
 }

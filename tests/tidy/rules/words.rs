@@ -106,7 +106,7 @@ fn names_folder(line: &str, folder: &str) -> bool {
     let path = format!("/{folder}/");
     line.match_indices(&path).any(|(offset, _)| {
         let before = line[..offset].chars().next_back();
-        // `a/home/b`, `./home/`, `~/work/`, `{base}/root/`: relative to something that is named.
+        // What stands before the slash says that the path is relative to something that is named.
         let relative = before.is_some_and(|c| c.is_alphanumeric() || "_.-~})>*".contains(c));
         let rest = &line[offset + path.len()..];
         let next = &rest[..rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())];
