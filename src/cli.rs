@@ -17,7 +17,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Commands of the contract that a later version brings.
 const RESERVED: &[&str] =
-    &["backup", "compare", "doc", "doctor", "edge", "member", "policy", "restore", "route", "verify", "watch"];
+    &["backup", "compare", "doc", "doctor", "edge", "policy", "restore", "route", "verify", "watch"];
 
 /// Commands that ask no node for anything, for which client options mean nothing.
 const LOCAL: &[&str] = &["demo", "load", "pki", "serve"];
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Data(DataCommand),
     /// Show a node's view of itself and its peers
     Status(StatusArgs),
+    /// List members, drain and remove them
+    Member(MemberArgs),
     /// See regions take writes and converge: one process each, an emulated ocean between them
     Demo(crate::demo::DemoArgs),
     /// Put load on running nodes and measure them
@@ -71,6 +73,59 @@ pub(crate) enum Command {
     /// Make and inspect certificates
     #[command(subcommand)]
     Pki(PkiCommand),
+}
+
+/// What may be asked about members, and of which node.
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    /// The admin listener of the member that is asked
+    #[arg(
+        long, global = true, env = "ATOLL_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:7604",
+        value_parser = parsed::<Endpoint>, hide_env_values = true
+    )]
+    pub(crate) admin: Endpoint,
+
+    #[command(subcommand)]
+    pub(crate) command: MemberCommand,
+}
+
+/// What may be asked about members.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List who belongs to the cluster, and where each stands
+    List,
+    /// Have a member take no more clients' writes, and wait until the node that is asked holds all it took
+    Drain {
+        /// The member's name
+        node: String,
+        /// Let it take writes again
+        #[arg(long)]
+        undo: bool,
+        /// How long to wait
+        #[arg(long, default_value = "60s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Remove a member that has drained, for good: every other one refuses it from then on
+    Remove {
+        /// The member's name
+        node: String,
+        /// Although it has not drained: it is gone, or cut off. What only it holds is lost unless it is exported
+        #[arg(long)]
+        force: bool,
+    },
+    /// Write what a removed node alone holds to a file
+    Export {
+        /// The admin listener of a member, beyond whose records to write
+        #[arg(long, value_name = "URL", value_parser = parsed::<Endpoint>)]
+        beyond: Endpoint,
+        /// The file
+        file: PathBuf,
+    },
+    /// Hand such a file to a member; a second time does nothing
+    Import {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// What may be asked of the cluster's data.
@@ -512,12 +567,17 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    if let Command::Status(args) = &mut cli.command
+    let admin = match &mut cli.command {
+        Command::Status(args) => Some(&mut args.admin),
+        Command::Member(args) => Some(&mut args.admin),
+        _ => None,
+    };
+    if let Some(admin) = admin
         && is_typed(&matches, "client.endpoint")
-        && !matches.subcommand_matches("status").is_some_and(|matches| is_typed(matches, "admin"))
+        && !is_typed_below(&matches, "admin")
     {
-        // Whoever types an address for `status` means the address that is asked.
-        args.admin.clone_from(&cli.client.endpoints[0]);
+        // Whoever types an address for these means the address that is asked.
+        admin.clone_from(&cli.client.endpoints[0]);
     }
     Parsed::Command(Box::new(cli))
 }
@@ -525,6 +585,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
 /// Whether an option stands on the command line, and is not a variable's or the default.
 fn is_typed(matches: &clap::ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// The same of an option of a command, or of one of its own commands.
+fn is_typed_below(matches: &clap::ArgMatches, id: &str) -> bool {
+    matches.subcommand().is_some_and(|(_, below)| {
+        let is_known = below.ids().any(|known| known == id);
+        is_known && is_typed(below, id) || is_typed_below(below, id)
+    })
 }
 
 const CLIENT_PREFIX: &str = "client.";

@@ -16,6 +16,7 @@ mod exit;
 mod load;
 pub mod pki;
 mod serve;
+mod table;
 
 use std::ffi::OsString;
 use std::io;

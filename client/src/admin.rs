@@ -3,12 +3,16 @@
 use std::fmt;
 
 use http::Method;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::{Digest, LinkCommand, Status, headers};
+use crate::api::{
+    Digest, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand, Members, Status, headers,
+};
 use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::request::{Outgoing, Request};
+use crate::request::{Outgoing, Request, Response};
 
 /// What an operator asks of one node, over a client whose endpoint is its admin listener.
 #[derive(Clone)]
@@ -59,9 +63,41 @@ impl Admin {
     pub async fn pause_link(&self, node: &str, paused: bool) -> Result<(), Error> {
         let mut target = "/admin/links/".to_owned();
         crate::api::push_segment(&mut target, node);
-        // This struct has one field of a type that always serializes.
-        let body = serde_json::to_vec(&LinkCommand { paused }).unwrap_or_default();
-        self.post(target, body).await
+        self.post(target, encoded(&LinkCommand { paused })).await.map(drop)
+    }
+
+    /// Who belongs to the cluster, as the node knows it.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses.
+    pub async fn members(&self) -> Result<Members, Error> {
+        self.get("/admin/members").await
+    }
+
+    /// Decides where a member stands.
+    ///
+    /// # Errors
+    /// When the node does not answer, knows no such member, or finds that it cannot be so yet.
+    pub async fn decide(&self, node: &str, command: MemberCommand) -> Result<(), Error> {
+        let mut target = "/admin/members/".to_owned();
+        crate::api::push_segment(&mut target, node);
+        self.post(target, encoded(&command)).await.map(drop)
+    }
+
+    /// Records of the node that somebody lacks, as many as one answer takes.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses.
+    pub async fn export(&self, command: &ExportCommand) -> Result<Exported, Error> {
+        self.ask("/admin/export", encoded(command)).await
+    }
+
+    /// Hands in records that another node exported.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses.
+    pub async fn import(&self, command: &ImportCommand) -> Result<Imported, Error> {
+        self.ask("/admin/import", encoded(command)).await
     }
 
     /// Asks the node to take no further writes and to finish what it has begun.
@@ -69,7 +105,7 @@ impl Admin {
     /// # Errors
     /// When the node does not answer, or refuses.
     pub async fn drain(&self) -> Result<(), Error> {
-        self.post("/admin/drain".to_owned(), Vec::new()).await
+        self.post("/admin/drain".to_owned(), Vec::new()).await.map(drop)
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Error> {
@@ -77,11 +113,21 @@ impl Admin {
         if response.is_success() { response.json(endpoint) } else { Err(response.into_refusal(endpoint)) }
     }
 
-    async fn post(&self, target: String, body: Vec<u8>) -> Result<(), Error> {
+    async fn ask<T: DeserializeOwned>(&self, target: &str, body: Vec<u8>) -> Result<T, Error> {
+        let (response, endpoint) = self.post(target.to_owned(), body).await?;
+        response.json(endpoint)
+    }
+
+    async fn post(&self, target: String, body: Vec<u8>) -> Result<(Response, &Endpoint), Error> {
         let request = Request::new(Method::POST, target).header(headers::CONTENT_TYPE, headers::JSON).body(body);
         let (response, endpoint) = self.client.exchange(Outgoing::from_request(&request)).await?;
-        if response.is_success() { Ok(()) } else { Err(response.into_refusal(endpoint)) }
+        if response.is_success() { Ok((response, endpoint)) } else { Err(response.into_refusal(endpoint)) }
     }
+}
+
+/// Commands are plain values, which always serialize.
+fn encoded(command: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(command).unwrap_or_default()
 }
 
 impl fmt::Debug for Admin {

@@ -197,6 +197,12 @@ impl CollectionKey {
         DataType::from_byte(self.0[end + 1]).expect("K3: a collection is checked before it exists")
     }
 
+    /// Whether it is in a namespace that is not for users.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.first() == Some(&b'_')
+    }
+
     /// The bytes with which every row of this collection begins.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

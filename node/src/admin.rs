@@ -1,8 +1,10 @@
-//! The operators' listener: metrics, status, digests, links, draining.
+//! The operators' listener: metrics, status, digests, links, draining, members.
 //!
 //! **What always holds.** O1: nothing here walks rows: a root is kept, not computed. O2: on a listener that is not loopback everything here needs a token.
 //!
 //! **What is not here.** Routing and policies: reserved, and `not_supported` until they are built.
+
+mod members;
 
 use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
 use crate::app::AppError;
@@ -55,6 +57,10 @@ pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
         .route("/admin/digest", on(|admin| get(answering(admin, digests))))
         .route("/admin/links/{node}", on(|admin| post(answering(admin, link))))
         .route("/admin/drain", on(|admin| post(answering(admin, drain))))
+        .route("/admin/members", on(|admin| get(answering(admin, members::list))))
+        .route("/admin/members/{node}", on(|admin| post(answering(admin, members::decide))))
+        .route("/admin/export", on(|admin| post(answering(admin, members::export))))
+        .route("/admin/import", on(|admin| post(answering(admin, members::import))))
         .route("/admin/route", any(reserved(&edge)))
         .route("/admin/policy", any(reserved(&edge)));
     admitted(router, &edge)
@@ -154,7 +160,19 @@ fn root(view: &View) -> String {
 
 fn peer(of: &LinkStatus) -> PeerStatus {
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
-    let state = match of.state {
+    let is_connected = of.state.carries_records();
+    PeerStatus {
+        node: of.node.as_str().to_owned(),
+        region: of.region.as_str().to_owned(),
+        state: peer_state(of.state),
+        rtt_ms: of.rtt.map(ms),
+        lag_ms: of.lag.map(ms),
+        lag_records: is_connected.then_some(of.lag_records),
+    }
+}
+
+fn peer_state(state: LinkState) -> PeerState {
+    match state {
         LinkState::Down => PeerState::Down,
         LinkState::Connecting => PeerState::Connecting,
         LinkState::Live => PeerState::Live,
@@ -162,15 +180,6 @@ fn peer(of: &LinkStatus) -> PeerStatus {
         LinkState::Reconciling => PeerState::Reconciling,
         LinkState::Bootstrapping => PeerState::Bootstrapping,
         LinkState::Paused => PeerState::Paused,
-    };
-    let is_connected = of.state.carries_records();
-    PeerStatus {
-        node: of.node.as_str().to_owned(),
-        region: of.region.as_str().to_owned(),
-        state,
-        rtt_ms: of.rtt.map(ms),
-        lag_ms: of.lag.map(ms),
-        lag_records: is_connected.then_some(of.lag_records),
     }
 }
 

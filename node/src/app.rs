@@ -20,7 +20,9 @@ use crate::inbox::{Inbox, Stopped};
 use crate::store::{Behind, View, Views};
 use atoll_client::api::{Consistency, WriteLevel};
 use atoll_crdt::{CollectionKey, ReadError, Seen, VersionVector, maps};
-use atoll_replication::{Answer, Command, CommandError, MapChange, RegionName, WriteError, WriteOutcome, WriteRequest};
+use atoll_replication::{
+    Answer, Command, CommandError, Fence, MapChange, RegionName, WriteError, WriteOutcome, WriteRequest,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -46,8 +48,6 @@ pub struct Parts {
     pub cluster: String,
     /// This node's region.
     pub region: RegionName,
-    /// The cluster's regions: what write levels count.
-    pub regions: Vec<RegionName>,
     /// The synced views.
     pub views: Arc<Views>,
     /// The way to the replica.
@@ -63,7 +63,6 @@ pub struct Parts {
 /// One node's part of the API.
 pub struct App {
     region: RegionName,
-    regions: Vec<RegionName>,
     views: Arc<Views>,
     inbox: Inbox,
     status: Arc<NodeStatus>,
@@ -181,7 +180,6 @@ impl App {
             waiting_reads: Semaphore::new(parts.waiting_reads as usize),
             scans: Arc::new(Semaphore::new(parts.scans as usize)),
             region: parts.region,
-            regions: parts.regions,
             views: parts.views,
             inbox: parts.inbox,
             status: parts.status,
@@ -230,7 +228,8 @@ impl App {
         // P3: the bound first, then the view; a view never goes back behind what was waited for.
         let fresh = self.status.fresh_as_of();
         let view = self.views.current();
-        let staleness = if self.regions.len() == 1 { Duration::ZERO } else { self.status.since(fresh) };
+        let staleness =
+            if self.status.snapshot().regions.is_empty() { Duration::ZERO } else { self.status.since(fresh) };
         let mut token = VersionVector::clone(view.context());
         token.join(&options.token); // P2
         Ok(Reading { app: self, token: self.tokens.token(&token), staleness, view })
@@ -317,7 +316,7 @@ impl App {
 
     /// How many regions a level asks for.
     fn level(&self, level: WriteLevel) -> Result<u32, AppError> {
-        let regions = self.regions.len();
+        let regions = self.status.snapshot().regions.len() + 1;
         let asked = match level {
             WriteLevel::Local => 1,
             WriteLevel::Regions(count) => count.get().into(),
@@ -329,19 +328,25 @@ impl App {
 
     fn behind(&self) -> AppError {
         let snapshot = self.status.snapshot();
-        let others = self.regions.iter().filter(|region| **region != self.region);
-        let lag_ms = others.map(|region| {
-            let lag = self.status.since(snapshot.fresh_of(region));
-            (region.clone(), u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
+        let lag_ms = snapshot.regions.iter().map(|of| {
+            let lag = self.status.since(of.as_of);
+            (of.region.clone(), u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
         });
         AppError::SessionBehind { lag_ms: lag_ms.collect() }
     }
 
-    fn refused(&self, error: WriteError) -> AppError {
+    pub(crate) fn refused(&self, error: WriteError) -> AppError {
         match error {
             WriteError::SessionBehind => self.behind(),
             WriteError::SessionLost => AppError::SessionLost,
             WriteError::ClockSkew { skew_ms } => AppError::ClockSkew { skew_ms },
+            WriteError::Fenced(Fence::Draining) => AppError::Draining,
+            WriteError::Fenced(Fence::Removed) => {
+                AppError::ReadOnly("this node was removed from the cluster".to_owned())
+            }
+            WriteError::Fenced(Fence::Twin) => {
+                AppError::ReadOnly("another process runs under this node's name".to_owned())
+            }
             WriteError::NotReady => AppError::NotReady("joining".to_owned()),
             WriteError::Overloaded => AppError::Overloaded,
             WriteError::Command(CommandError::OutOfRange) => AppError::OutOfRange,

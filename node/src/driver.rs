@@ -26,6 +26,8 @@ use tokio::sync::{mpsc, watch};
 const EVENTS_AT_ONCE: usize = 1_024;
 /// Time after which it is handed on although more events wait: a peer's backlog comes in large messages.
 const EVENTS_TIME: Duration = Duration::from_millis(2);
+/// Records given out in one answer: what the replica thread spends on it.
+const EXPORT_BYTES: usize = 1 << 20;
 /// Between two reports of what the replica looks like.
 const REPORT_EVERY: Duration = Duration::from_millis(20);
 /// How long a stop may wait for the disk.
@@ -123,6 +125,16 @@ impl Driver {
                 let since = Instant::from_micros(self.clock.instant().as_micros().saturating_sub(waited_us));
                 // Whoever asked may have gone.
                 let _ = answer.send(self.replica.is_lost(&token, since));
+            }
+            Event::Export(beyond, answer) => {
+                let _ = answer.send(self.replica.export(&beyond, EXPORT_BYTES, &self.store));
+            }
+            Event::Import(records, answer) => {
+                let now = self.clock.now();
+                match self.replica.import(now, records, &mut self.store, &mut self.effects) {
+                    Ok(imported) => drop(answer.send(imported)),
+                    Err(error) => fail(&error), // D3
+                }
             }
             Event::Stop => return true,
         }

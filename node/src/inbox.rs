@@ -3,8 +3,8 @@
 //! **What always holds.** I1: the queue is bounded. A client's write that finds it full is refused at once as
 //! overloaded; a peer's message waits, which slows that peer's stream and nothing else.
 
-use atoll_crdt::VersionVector;
-use atoll_replication::{Input, WriteError, WriteOutcome, WriteRequest};
+use atoll_crdt::{ReadError, VersionVector};
+use atoll_replication::{Excerpt, Imported, Input, RecordBytes, WriteError, WriteOutcome, WriteRequest};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +23,10 @@ pub enum Event {
     Input(Input),
     /// Whether what a session saw is held by no member any more; the session has waited this long.
     IsLost(VersionVector, Duration, oneshot::Sender<bool>),
+    /// Durable records beyond a vector, as many as one answer takes.
+    Export(VersionVector, oneshot::Sender<Result<Excerpt, ReadError>>),
+    /// Records that another node exported; `None` comes back when one claims to be this process's own.
+    Import(Vec<RecordBytes>, oneshot::Sender<Option<Imported>>),
     /// Finish what is queued, sync it, and end.
     Stop,
 }
@@ -75,6 +79,14 @@ impl Inbox {
     /// The node is stopping.
     pub async fn input(&self, input: Input) -> Result<(), Stopped> {
         self.events.send(Event::Input(input)).await.map_err(|_| Stopped)
+    }
+
+    /// Hands in an event, waiting for room.
+    ///
+    /// # Errors
+    /// The node is stopping.
+    pub async fn event(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped)
     }
 
     /// Hands in an event from a thread that may block.

@@ -25,7 +25,7 @@ use crate::{admin, quic};
 use atoll_crdt::ActorId;
 use atoll_crdt::codec::Writer;
 use atoll_replication::sketch::DigestKey;
-use atoll_replication::{Limits, Position, Replica};
+use atoll_replication::{Fence, Limits, Position, Replica};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -188,7 +188,6 @@ fn serve(
     let app = Arc::new(App::new(Parts {
         cluster: config.cluster.clone(),
         region: config.region.clone(),
-        regions: config.regions.clone(),
         views: Arc::clone(&engine.views),
         inbox: engine.inbox.clone(),
         status: Arc::clone(&engine.status),
@@ -266,25 +265,21 @@ fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &wa
             inbox.tick();
         }
     });
-    let (inbox, member, actor, mut stop) = (engine.inbox.clone(), member_row(config), engine.actor, stopping.clone());
-    tasks.spawn(async move {
-        tokio::select! {
-            () = http::stopped(&mut stop) => {}
-            _ = roster::announce(&inbox, &member, actor) => {}
-        }
-    });
+    let (announced, announcement) = watch::channel(member_row(config));
+    let announce = roster::announce(engine.inbox.clone(), engine.actor, announcement);
     let follow = roster::follow(
         Arc::clone(&engine.views),
         engine.inbox.clone(),
         engine.peers.clone(),
         config.node.clone(),
+        announced,
         engine.system_changes.clone(),
     );
     let mut stop = stopping.clone();
     tasks.spawn(async move {
         tokio::select! {
             () = http::stopped(&mut stop) => {}
-            _ = follow => {}
+            _ = async { tokio::join!(announce, follow) } => {}
         }
     });
 }
@@ -344,6 +339,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     let synced = SyncedUpTo::default();
     let opened = open_store(config, tls, &inbox, &synced)?;
     let Opened { mut store, recovered, views, commits } = opened;
+    roster::tell_first(&views, &inbox);
     let actor = ActorId::new(rand::random());
     let replica = Replica::start(replica_config(config, found), actor, clock.now(), recovered, &mut store)?;
     let status = Arc::new(NodeStatus::new(clock, snapshot(&replica, config, clock)));
@@ -418,7 +414,7 @@ fn report(status: Arc<NodeStatus>, config: Config, clock: Clock) -> Report {
 
 fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
     let peers = replica.peers(clock.instant());
-    let others = config.regions.iter().filter(|region| **region != config.region);
+    let others = replica.regions().iter().filter(|region| **region != config.region);
     Snapshot {
         readiness: replica.readiness(),
         actor: replica.actor(),
@@ -432,8 +428,23 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
         counts: replica.counts(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
-        read_only: None,
+        draining: replica.fence() == Some(Fence::Draining),
+        read_only: replica.fence().and_then(read_only),
     }
+}
+
+/// Why a fence keeps all writes off, in words.
+fn read_only(fence: Fence) -> Option<String> {
+    let text = match fence {
+        Fence::Draining => return None,
+        Fence::Removed => {
+            "this node was removed from the cluster; what only it holds can be exported, see 'atoll member export'"
+        }
+        Fence::Twin => {
+            "another process runs under this node's name, on a copy of its disk or with its certificate; stop one of them"
+        }
+    };
+    Some(text.to_owned())
 }
 
 /// What others are told of this node.
@@ -448,5 +459,6 @@ fn member_row(config: &Config) -> MemberRow {
         http: or(&config.advertise.http, config.http),
         quic: or(&config.advertise.quic, config.quic),
         weight: config.weight,
+        accepting: true,
     }
 }

@@ -52,6 +52,8 @@ pub struct Limits {
     pub resend_max: Duration,
     /// A link on which nothing was heard for this long is given up.
     pub silent_after: Duration,
+    /// For how long a node takes a peer's word that another process runs under its name.
+    pub twin_for: Duration,
     /// How long nobody could serve what this node lacks before it reconciles; and the first pause after a session that failed.
     pub reconcile_after: Duration,
     /// A reconciliation in which nothing moves for this long is given up.
@@ -82,6 +84,7 @@ impl Default for Limits {
             ask_after: Duration::from_millis(50),
             resend_max: Duration::from_secs(30),
             silent_after: Duration::from_secs(3),
+            twin_for: Duration::from_secs(15),
             reconcile_after: Duration::from_millis(500),
             reconcile_idle: Duration::from_secs(30),
             staged_bytes: 1 << 30,

@@ -2,6 +2,7 @@
 
 use crate::command::{Answer, Command, CommandError};
 use crate::names::{NodeName, RegionName};
+use crate::roster::{Fence, Member};
 use crate::store::Position;
 use crate::wire::Message;
 use alloc::vec::Vec;
@@ -67,6 +68,9 @@ pub enum WriteError {
         /// How far, in milliseconds.
         skew_ms: u64,
     },
+    /// This node takes no client's writes (ask another one).
+    #[error("this node takes no writes: {0:?}")]
+    Fenced(Fence),
     /// This node is still joining.
     #[error("this node is joining and has not caught up")]
     NotReady,
@@ -102,12 +106,14 @@ pub enum Input {
     LinkMessage(LinkId, Message),
     /// The transport took this many bytes of messages of a link.
     LinkSent(LinkId, usize),
+    /// The peer ended a connection, and says why.
+    Refused(LinkId, DisconnectReason),
     /// A connection ended.
     LinkDown(LinkId),
     /// A seed turned out to be this node itself.
     SeedIsSelf(SeedIndex),
-    /// The members that the roster names now.
-    Members(Vec<(NodeName, RegionName)>),
+    /// The members that the roster names now, this node among them.
+    Members(Vec<Member>),
     /// An operator stops or resumes the link to a node; other links still relay.
     Pause(NodeName, bool),
     /// Time has passed; may come late, early or twice.
@@ -144,6 +150,11 @@ pub enum DisconnectReason {
     Silent,
     /// An operator paused the link.
     Paused,
+    /// The peer was removed from the cluster.
+    Removed,
+    /// Another process of the peer's name is connected, and the peer is no later life of that one: one of the two runs
+    /// on a copy of the other's disk.
+    Twin,
 }
 
 impl DisconnectReason {
@@ -158,6 +169,8 @@ impl DisconnectReason {
             Self::Impostor => "impostor",
             Self::Silent => "silent",
             Self::Paused => "paused",
+            Self::Removed => "removed",
+            Self::Twin => "twin",
         }
     }
 }

@@ -44,6 +44,11 @@ impl Freshness {
         });
     }
 
+    /// A member was removed.
+    pub(crate) fn forget(&mut self, node: &NodeName) {
+        self.members.remove(node);
+    }
+
     /// Every member that exists.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&NodeName, &RegionName)> {
         self.members.iter().map(|(node, member)| (node, &member.region))

@@ -13,10 +13,13 @@
 //! [`peers`], [`reconcile`].
 
 mod check;
+mod export;
 mod peers;
 mod reconcile;
 mod reports;
 mod writes;
+
+pub use export::{Excerpt, Imported};
 
 use crate::apply::{Clocks, row_changes};
 use crate::config::Config;
@@ -30,6 +33,7 @@ use crate::pending::Pending;
 use crate::reconcile::receiver::Receiver;
 use crate::reconcile::source::Source;
 use crate::record::{Record, RecordBytes};
+use crate::roster::Roster;
 use crate::status::{Counts, Readiness};
 use crate::store::{Position, Recovered, Store};
 use crate::time::{Instant, Now};
@@ -102,6 +106,7 @@ pub struct Replica {
     /// Which node a seed turned out to be: whichever connection of a pair stays, the seed has answered.
     seed_nodes: BTreeMap<SeedIndex, NodeName>,
     paused: BTreeSet<NodeName>,
+    roster: Roster,
     pending: Pending,
     /// What held-back records wait for.
     lacking: BTreeMap<ActorId, Lack>,
@@ -153,6 +158,7 @@ impl Replica {
         let mut freshness = Freshness::default();
         freshness.advanced(&recovered.clocks.context);
         let mut replica = Self {
+            roster: Roster::new(config.regions.clone()),
             config,
             actor,
             former: recovered.starts.iter().map(|start| start.actor).collect(),
@@ -221,12 +227,13 @@ impl Replica {
                     link.taken(bytes);
                 }
             }
+            Input::Refused(link, reason) => self.on_refused(link, reason),
             Input::LinkDown(link) => {
                 self.links.remove(&link);
                 self.link_gone(link, out);
             }
             Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
-            Input::Members(members) => self.on_members(&members),
+            Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,

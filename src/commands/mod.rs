@@ -8,6 +8,7 @@ mod counter;
 mod flag;
 mod keys;
 mod map;
+mod member;
 mod pki;
 mod register;
 mod set;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command, client: &ClientArgs, console: &mut Console<'
         Command::Load(command) => block_on(crate::load::run(command, console)),
         Command::Serve(args) => crate::serve::run(&args),
         Command::Status(args) => block_on(status::run(&args, client, console)),
+        Command::Member(args) => block_on(member::run(&args, client, console)),
         Command::Data(command) => block_on(ask(command, client, console)),
     }
 }
@@ -47,6 +49,12 @@ async fn ask(command: DataCommand, client: &ClientArgs, console: &mut Console<'_
     };
     let kept = connection.close().await;
     outcome.and_then(|exit| kept.map(|()| exit))
+}
+
+/// A failure of something that was asked of an admin listener.
+fn admin_failure(error: atoll_client::Error) -> Failure {
+    let Failure { exit, message } = Failure::from(error);
+    Failure::new(exit, message.replace("--endpoint names its client", "--admin names its admin"))
 }
 
 /// Runs to its end on this thread: a command has one thing to do.

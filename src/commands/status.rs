@@ -5,19 +5,18 @@ use std::fmt::Write as _;
 use atoll_client::Admin;
 use atoll_client::api::{PeerStatus, Status};
 
+use super::admin_failure;
 use crate::cli::{ClientArgs, StatusArgs};
 use crate::connect::admin_client;
 use crate::console::{Console, OneLine};
 use crate::exit::{Exit, Failure};
+use crate::table::{Align, table as table_of};
 
 pub(super) async fn run(args: &StatusArgs, client: &ClientArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let client = admin_client(&args.admin, client)?;
     let outcome = Admin::new(client.clone()).status().await;
     client.close().await;
-    let status = outcome.map_err(|error| {
-        let Failure { exit, message } = Failure::from(error);
-        Failure::new(exit, message.replace("--endpoint names its client", "--admin names its admin"))
-    })?;
+    let status = outcome.map_err(admin_failure)?;
     if console.is_json() {
         console.json(&status)?;
     } else {
@@ -57,7 +56,7 @@ fn sum<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
     counts.fold(0, |sum, &count| sum.saturating_add(count))
 }
 
-/// The peers in columns as wide as their widest cell.
+/// The peers, one a line.
 fn peers(peers: &[PeerStatus]) -> String {
     let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
     let mut rows = vec![["PEER", "REGION", "STATE", "RTT MS", "LAG MS", "LAG RECORDS"].map(str::to_owned)];
@@ -71,18 +70,8 @@ fn peers(peers: &[PeerStatus]) -> String {
             peer.lag_records.map_or_else(|| "-".to_owned(), |records| records.to_string()),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths = [0, 1, 2, 3, 4, 5].map(|column| width(column).unwrap_or(0));
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            // Words to the left, numbers to the right.
-            if column < 3 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    let (words, numbers) = (Align::Left, Align::Right);
+    table_of(rows, [words, words, words, numbers, numbers, numbers])
 }
 
 #[cfg(test)]

@@ -156,6 +156,36 @@ impl Node {
         Ok(())
     }
 
+    /// The same node, to be started once more: from another directory, on other ports.
+    pub(crate) fn copied(&self, data_dir: &Path) -> anyhow::Result<Self> {
+        let ports = free_ports()?;
+        let mut text = std::fs::read_to_string(&self.config)?;
+        let own_seed = format!("\"127.0.0.1:{}\"", self.ports.peer);
+        for (old, new) in [
+            (self.ports.http, ports.http),
+            (self.ports.quic, ports.quic),
+            (self.ports.peer, ports.peer),
+            (self.ports.admin, ports.admin),
+        ] {
+            text = text.replace(&format!("127.0.0.1:{old}\""), &format!("127.0.0.1:{new}\""));
+        }
+        let dirs = (self.data_dir.display().to_string(), data_dir.display().to_string());
+        text = text.replace(&dirs.0, &dirs.1);
+        anyhow::ensure!(!text.contains(&own_seed), "it does not dial the other one");
+        let config = data_dir.with_extension("toml");
+        std::fs::write(&config, text)?;
+        Ok(Self {
+            name: self.name.clone(),
+            region: self.region.clone(),
+            ports,
+            config,
+            data_dir: data_dir.to_owned(),
+            ca: self.ca.clone(),
+            log: data_dir.with_extension("log"),
+            child: None,
+        })
+    }
+
     /// What the process has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod faults;
+mod members;
 mod reconcile;
 
 use anyhow::{Context, ensure};

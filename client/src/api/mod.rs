@@ -21,7 +21,10 @@ pub use batch::{BatchChange, BatchOp, BatchRequest, BatchResult, BatchResults, R
 pub use error::{ErrorCode, Problem, Rejection};
 pub use names::{DataType, Key, Namespace};
 pub(crate) use names::{push_query_value, push_segment};
-pub use operations::{Digest, LinkCommand, PeerState, PeerStatus, Readiness, Status};
+pub use operations::{
+    Digest, Export, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand, MemberStatus,
+    Members, PeerState, PeerStatus, Readiness, Standing, Status,
+};
 pub use params::{Consistency, WriteLevel, format_duration, parse_duration};
 pub use resources::{
     CounterAdd, CounterValue, FlagChange, FlagState, KeyEntry, KeysPage, MapPatch, RegisterSiblings, SetChange,

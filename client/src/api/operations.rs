@@ -118,6 +118,115 @@ pub struct LinkCommand {
     pub paused: bool,
 }
 
+/// `GET /admin/members`: who belongs to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// All of them, by name; those that were removed too.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member, as the node that is asked knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Where it listens for peers.
+    pub peer: String,
+    /// Where it listens for clients' HTTP.
+    pub http: String,
+    /// Where it listens for clients' QUIC.
+    pub quic: String,
+    /// Its share among its region's nodes.
+    pub weight: u32,
+    /// How the link to it is; null for the node that is asked.
+    pub state: Option<PeerState>,
+}
+
+/// Where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It takes part in everything.
+    Active,
+    /// It is to take no more clients' writes.
+    Draining,
+    /// It has taken its last one, and the node that is asked holds all of them durably.
+    Drained,
+    /// It is refused by the others, for good.
+    Removed,
+}
+
+impl Standing {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// `POST /admin/members/{node}`: decides where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberCommand {
+    /// `active`, `draining` or `removed`.
+    pub standing: Standing,
+    /// Remove it although it has not drained.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A record as text: its bytes in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Export(pub String);
+
+/// `POST /admin/export`: asks for records that somebody lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportCommand {
+    /// What it has: a node's `durable`.
+    pub beyond: BTreeMap<String, u64>,
+}
+
+/// Some of these records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// Each actor's in order.
+    pub records: Vec<Export>,
+    /// Where they reach up to: ask beyond it next, until none come.
+    pub upto: BTreeMap<String, u64>,
+    /// Records that the log holds no more.
+    pub missing: u64,
+}
+
+/// `POST /admin/import`: hands in records that were exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportCommand {
+    /// In the order of the export.
+    pub records: Vec<Export>,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Imported {
+    /// Applied, and not known before.
+    pub new: u64,
+    /// Known before.
+    pub known: u64,
+    /// Held back, because what they build on is not there.
+    pub held_back: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -120,6 +120,30 @@ async fn drain_stops_writes() {
 }
 
 #[tokio::test]
+async fn records_are_exported_and_imported_as_text_and_what_is_none_is_refused() {
+    let node = Node::start().await;
+    node.post("/v1/shop/counters/c", r#"{"add": 1}"#).await.ok(200);
+    let all = ask(&node, Method::POST, "/admin/export", r#"{"beyond": {}}"#).await.ok(200).json();
+    assert_eq!(all["records"].as_array().unwrap().len(), 2, "the counter, and the flag that warmed the node up");
+    let rest = json!({ "beyond": all["upto"] }).to_string();
+    let rest = ask(&node, Method::POST, "/admin/export", &rest).await.ok(200).json();
+    assert_eq!(rest, json!({"records": [], "upto": {}, "missing": 0}));
+    let own = json!({ "records": all["records"] }).to_string();
+    let imported = ask(&node, Method::POST, "/admin/import", &own).await.ok(200).json();
+    assert_eq!(imported, json!({"new": 0, "known": 2, "held_back": 0}));
+    for (target, body) in [
+        ("/admin/export", r#"{"beyond": {"xyz": 1}}"#),
+        ("/admin/import", r#"{"records": ["%%%"]}"#),
+        ("/admin/import", r#"{"records": ["aGVsbG8="]}"#),
+    ] {
+        assert_eq!(ask(&node, Method::POST, target, body).await.ok(400).code(), "malformed", "{target} {body}");
+    }
+    assert_eq!(get(&node, "/admin/members").await, json!({"members": []}));
+    let decision = r#"{"standing": "draining"}"#;
+    assert_eq!(ask(&node, Method::POST, "/admin/members/n2", decision).await.ok(404).code(), "not_found");
+}
+
+#[tokio::test]
 async fn metrics_count_what_was_asked_and_refused() {
     let node = Node::start().await;
     node.post("/v1/shop/counters/c", r#"{"add": 1}"#).await.ok(200);

@@ -94,7 +94,6 @@ impl Node {
         let app = App::new(Parts {
             cluster: "shop".into(),
             region: regions[0].clone(),
-            regions,
             views: Arc::clone(&views),
             inbox,
             status: Arc::clone(&status),
@@ -349,6 +348,13 @@ impl Driver {
                     let since = self.clock.instant().as_micros().saturating_sub(waited.as_micros() as u64);
                     let since = atoll_replication::Instant::from_micros(since);
                     let _ = answer.send(self.replica.is_lost(&token, since));
+                }
+                Event::Export(beyond, answer) => {
+                    let _ = answer.send(self.replica.export(&beyond, 1 << 20, &self.store));
+                }
+                Event::Import(records, answer) => {
+                    let imported = self.replica.import(self.now(), records, &mut self.store, &mut Vec::new());
+                    let _ = answer.send(imported.unwrap());
                 }
                 Event::Stop => break,
             }

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
     pub pending_bytes: usize,
+    /// Whether the cluster's operators drain the node.
+    pub draining: bool,
     /// Why the store takes no writes, if it does not.
     pub read_only: Option<String>,
 }
@@ -79,6 +81,7 @@ impl Snapshot {
             counts: Counts::default(),
             parked_actors: 0,
             pending_bytes: 0,
+            draining: false,
             read_only: None,
         }
     }
@@ -91,12 +94,6 @@ impl Snapshot {
             Readiness::Asking => Some("waiting for the seeds".to_owned()),
             Readiness::Joining { percent } => Some(format!("bootstrapping {percent}%")),
         }
-    }
-
-    /// As of when readers here miss nothing of `region`.
-    #[must_use]
-    pub fn fresh_of(&self, region: &RegionName) -> Option<Instant> {
-        self.regions.iter().find(|known| known.region == *region).and_then(|known| known.as_of)
     }
 
     /// Peers whose link carries records.
@@ -159,15 +156,15 @@ impl NodeStatus {
         self.snapshot.load()
     }
 
-    /// An operator drains the node: it takes no further writes.
+    /// This process is drained: it takes no further writes.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether an operator drains the node.
+    /// Whether this process is drained, or the node as a member.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Acquire) || self.snapshot().draining
     }
 
     /// Why clients should be sent elsewhere; empty when they should not.

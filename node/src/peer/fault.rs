@@ -35,7 +35,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Retried,
         Self::Full,
         Self::Certificate,
@@ -54,6 +54,8 @@ impl Fault {
         Self::Replica(DisconnectReason::Silent),
         Self::Replica(DisconnectReason::Paused),
         Self::Stopping,
+        Self::Replica(DisconnectReason::Removed),
+        Self::Replica(DisconnectReason::Twin),
     ];
 
     /// A word for logs and metrics.
@@ -95,6 +97,8 @@ impl Fault {
             Self::Replica(DisconnectReason::Silent) => 15,
             Self::Replica(DisconnectReason::Paused) => 16,
             Self::Stopping => 17,
+            Self::Replica(DisconnectReason::Removed) => 18,
+            Self::Replica(DisconnectReason::Twin) => 19,
         }
     }
 
@@ -106,6 +110,14 @@ impl Fault {
     /// What a peer meant by its code.
     pub(super) fn from_code(code: VarInt) -> Option<Self> {
         usize::try_from(code.into_inner()).ok().and_then(|index| Self::ALL.get(index)).copied()
+    }
+
+    /// What of it is about this node, when a peer says it.
+    pub(super) const fn about_us(self) -> Option<DisconnectReason> {
+        match self {
+            Self::Replica(reason @ (DisconnectReason::Removed | DisconnectReason::Twin)) => Some(reason),
+            _ => None,
+        }
     }
 
     /// Whether an operator should hear of it at once: not of ends that are part of normal life.

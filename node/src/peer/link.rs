@@ -65,6 +65,10 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
     link.connection.close(fault.code(), fault.as_str().as_bytes());
     shared.close(&link, began.elapsed());
     if announced {
+        if let Some(reason) = told(&end).and_then(Fault::about_us) {
+            tracing::error!(peer = %link.identity, "the peer refuses this node: {}", reason.as_str());
+            shared.tell_last(Input::Refused(id, reason)).await;
+        }
         // C1
         shared.tell_last(Input::LinkDown(id)).await;
     }
@@ -198,6 +202,14 @@ fn report(shared: &Shared, link: &Link, end: &End) -> Fault {
             Fault::Stopping
         }
         End::Stopped => Fault::Stopping,
+    }
+}
+
+/// What the peer says of why it ended the connection.
+fn told(end: &End) -> Option<Fault> {
+    match end {
+        End::There(ConnectionError::ApplicationClosed(close)) => Fault::from_code(close.error_code),
+        End::There(_) | End::Here(..) | End::Stopped => None,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::link::{Link, LogState};
 use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::record::RecordBytes;
+use crate::roster::Member;
 use crate::sketch::Cell;
 use crate::store::Store;
 use crate::time::Instant;
@@ -18,6 +19,10 @@ impl Replica {
         let id = link.id;
         if self.paused.contains(&link.node) {
             out.push(Effect::Disconnect(id, DisconnectReason::Paused));
+            return;
+        }
+        if self.roster.is_removed(&link.node) {
+            out.push(Effect::Disconnect(id, DisconnectReason::Removed));
             return;
         }
         if link.node == self.config.node {
@@ -120,6 +125,7 @@ impl Replica {
             link.exists(dot, own, now, &limits);
         }
         let durable = link.peer().clone();
+        self.roster.is_recognised();
         self.freshness.member(&node, &region);
         self.held_by.insert(node.clone(), durable.clone());
         self.region_holds(&region, durable.get(self.actor));
@@ -159,13 +165,18 @@ impl Replica {
     }
 
     /// At most one connection a pair: of two, the one of the peer's newer process; else the newer of two that were
-    /// dialled by the same side; else the one that the lower name dialled. Both sides decide alike.
+    /// dialled by the same side; else the one that the lower name dialled. Both sides decide alike. A process that knows
+    /// nothing of the one that is connected is no later life of it: it waits until that one is gone.
     fn keep_one_link(&mut self, id: LinkId, hello: &Hello, out: &mut Vec<Effect>) -> Result<(), DisconnectReason> {
         let Some(new) = self.links.get(&id) else { return Ok(()) };
         let lower_dials = self.config.node < new.node;
         let other = self.links.values().find(|link| link.id != id && link.node == new.node && link.is_live());
         let Some(other) = other else { return Ok(()) };
         let same_process = other.hello.as_ref().is_some_and(|old| old.actor == hello.actor);
+        let is_later = other.hello.as_ref().is_some_and(|old| hello.former.contains(&old.actor));
+        if !same_process && !is_later {
+            return Err(DisconnectReason::Twin);
+        }
         let keep_old = same_process && other.dialled != new.dialled && other.dialled == lower_dials;
         if keep_old {
             return Err(DisconnectReason::Duplicate);
@@ -175,7 +186,7 @@ impl Replica {
         Ok(())
     }
 
-    fn on_records(
+    pub(super) fn on_records(
         &mut self,
         id: LinkId,
         records: Vec<RecordBytes>,
@@ -255,9 +266,27 @@ impl Replica {
         self.on_durable(id, durable, out)
     }
 
-    pub(super) fn on_members(&mut self, members: &[(NodeName, RegionName)]) {
-        for (node, region) in members.iter().filter(|(node, _)| *node != self.config.node) {
-            self.freshness.member(node, region);
+    pub(super) fn on_members(&mut self, members: &[Member], out: &mut Vec<Effect>) {
+        for node in self.roster.update(&self.config.node, &self.config.regions, members) {
+            self.freshness.forget(&node);
+            self.held_by.remove(&node);
+            self.drop_links_of(&node, DisconnectReason::Removed, out);
+        }
+        let here = |member: &&Member| member.node != self.config.node && !self.roster.is_removed(&member.node);
+        for member in members.iter().filter(here) {
+            self.freshness.member(&member.node, &member.region);
+        }
+    }
+
+    /// The peer ended the connection for a reason that is about this node.
+    pub(super) fn on_refused(&mut self, link: LinkId, reason: DisconnectReason) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        match reason {
+            DisconnectReason::Removed => self.roster.was_removed(),
+            DisconnectReason::Twin => self.roster.has_twin(self.now.instant + self.config.limits.twin_for),
+            _ => {}
         }
     }
 
@@ -266,11 +295,15 @@ impl Replica {
             self.paused.remove(&node);
             return;
         }
-        let ids: Vec<_> = self.links.values().filter(|link| link.node == node).map(|link| link.id).collect();
-        for id in ids {
-            self.drop_link(id, DisconnectReason::Paused, out);
-        }
+        self.drop_links_of(&node, DisconnectReason::Paused, out);
         self.paused.insert(node);
+    }
+
+    fn drop_links_of(&mut self, node: &NodeName, reason: DisconnectReason, out: &mut Vec<Effect>) {
+        let ids: Vec<_> = self.links.values().filter(|link| link.node == *node).map(|link| link.id).collect();
+        for id in ids {
+            self.drop_link(id, reason, out);
+        }
     }
 
     /// Pings what is due, gives up what is silent.

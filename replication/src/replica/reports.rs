@@ -4,6 +4,7 @@ use super::{Phase, Replica};
 use crate::freshness::median_offset_ms;
 use crate::link::LogState;
 use crate::names::{NodeName, RegionName};
+use crate::roster::Fence;
 use crate::status::{Counts, LinkState, LinkStatus};
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -61,7 +62,19 @@ impl Replica {
     /// As of when readers here miss nothing that another region has acknowledged; `None` while one never answered.
     #[must_use]
     pub fn fresh_as_of(&self, now: Instant) -> Option<Instant> {
-        self.freshness.of_all(now, &self.config.region, &self.config.regions)
+        self.freshness.of_all(now, &self.config.region, self.roster.regions())
+    }
+
+    /// The cluster's regions: those that were declared and those of members, less those that every member left.
+    #[must_use]
+    pub fn regions(&self) -> &[RegionName] {
+        self.roster.regions()
+    }
+
+    /// Why clients' writes are refused, if they are.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        self.roster.fence(self.now.instant)
     }
 
     /// As of when readers here miss nothing that `region` has acknowledged.

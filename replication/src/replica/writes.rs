@@ -5,6 +5,7 @@ use crate::command::{CommandError, check_size};
 use crate::effect::{Effect, RequestId, WriteError, WriteOutcome, WriteRequest};
 use crate::mutants::{Mutant, is};
 use crate::record::Record;
+use crate::roster::Fence;
 use crate::status::Readiness;
 use crate::store::{Position, Store};
 use crate::time::Instant;
@@ -22,6 +23,8 @@ impl Replica {
     ) -> Result<(), ReadError> {
         let refused = if self.readiness() != Readiness::Serving || !self.started {
             Some(WriteError::NotReady)
+        } else if let Some(fence) = self.fence().filter(|fence| fences(*fence, &write)) {
+            Some(WriteError::Fenced(fence))
         } else if self.waiting_writes() >= self.config.limits.waiting_writes {
             Some(WriteError::Overloaded)
         } else {
@@ -164,7 +167,7 @@ impl Replica {
         let complete =
             self.freshness.all_answered_since(since)
                 && self.freshness.members().all(|(node, _)| self.live_link(node).is_some())
-                && self.config.regions.iter().all(|region| {
+                && self.roster.regions().iter().all(|region| {
                     *region == self.config.region || self.freshness.members().any(|(_, of)| of == region)
                 });
         complete
@@ -174,4 +177,9 @@ impl Replica {
                     && self.links.values().all(|link| !link.peer().covers(dot))
             })
     }
+}
+
+/// Whether a fence holds this write off: a node that drains still writes the rows that are the cluster's own.
+fn fences(fence: Fence, write: &WriteRequest) -> bool {
+    fence != Fence::Draining || !write.commands.iter().all(|command| command.key().is_reserved())
 }

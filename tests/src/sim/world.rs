@@ -11,8 +11,8 @@ use super::workload;
 use atoll_crdt::{ActorId, CollectionKey, Seen, VersionVector, counters};
 use atoll_replication::wire::Message;
 use atoll_replication::{
-    Config, Effect, Input, Instant, Limits, LinkId, NodeName, Now, Reconcile, RegionName, Replica, RequestId, Step,
-    WriteError, WriteOutcome, WriteRequest,
+    Config, Effect, Input, Instant, Limits, LinkId, Member, Membership, NodeName, Now, Reconcile, RegionName, Replica,
+    RequestId, Step, WriteError, WriteOutcome, WriteRequest,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -294,7 +294,9 @@ impl World {
         node.cursor = node.recovered.clocks.cursor.clone();
         let mut replica =
             Replica::start(config, actor, now, node.recovered.clone(), &mut node.store).expect("memory does not fail");
-        let members = (0..self.options.nodes).map(|n| (node_name(n), region(n % self.options.regions))).collect();
+        let member =
+            |n| Member { node: node_name(n), region: region(n % self.options.regions), membership: Membership::Active };
+        let members = (0..self.options.nodes).map(member).collect();
         replica.handle(now, Input::Members(members), &mut node.store, &mut Vec::new()).expect("memory does not fail");
         node.replica = Some(replica);
         let boot = node.boot;
@@ -687,6 +689,7 @@ fn refusal(error: &WriteError) -> &'static str {
         WriteError::NotReady => "refused: not ready",
         WriteError::Overloaded => "refused: overloaded",
         WriteError::Command(_) => "refused: command",
+        WriteError::Fenced(_) => "refused: fenced",
     }
 }
 
