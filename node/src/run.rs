@@ -320,13 +320,14 @@ fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
     }
 }
 
-fn replica_config(config: &Config, found: bool) -> atoll_replication::Config {
+fn replica_config(config: &Config, tls: Option<&Tls>, found: bool) -> atoll_replication::Config {
     atoll_replication::Config {
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         region: config.region.clone(),
         regions: config.regions.clone(),
         seeds: config.seeds.len() as u32,
+        digests: digest_key(config, tls).name(),
         found,
         limits: Limits::default(),
     }
@@ -341,7 +342,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     let Opened { mut store, recovered, views, commits } = opened;
     roster::tell_first(&views, &inbox);
     let actor = ActorId::new(rand::random());
-    let replica = Replica::start(replica_config(config, found), actor, clock.now(), recovered, &mut store)?;
+    let replica = Replica::start(replica_config(config, tls, found), actor, clock.now(), recovered, &mut store)?;
     let status = Arc::new(NodeStatus::new(clock, snapshot(&replica, config, clock)));
     let peers = match tls {
         Some(tls) => Some(PeerHandle::start(peer_config(config, tls), inbox.clone())?),

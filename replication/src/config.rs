@@ -18,6 +18,8 @@ pub struct Config {
     pub regions: Vec<RegionName>,
     /// How many seeds were given: without data, a node asks them all before it serves.
     pub seeds: u32,
+    /// Under which secret rows are digested here ([`crate::sketch::DigestKey::name`]).
+    pub digests: u64,
     /// Found a new cluster even though seeds were given and do not answer.
     pub found: bool,
     /// Bounds and intervals.

@@ -107,6 +107,8 @@ pub struct Counts {
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.
     pub divergences: u64,
+    /// Peers that digest rows under another secret: their first CA certificate is another one.
+    pub foreign_digests: u64,
     /// The last record applied, for traces.
     pub last_applied: Option<Dot>,
 }

@@ -4,9 +4,13 @@
 //! frame = u32 big-endian length of the rest | type u8 | flags u8 (0) | body: MessagePack, positional
 //! ```
 //!
+//! **Versions.** Both sides greet with [`Hello`], which never changes, and then speak the newest version that both know.
+//! Version 1 has everything but [`Details`].
+//!
 //! **What always holds.** W1: the length is checked against the type's bound before anything is allocated. W2: bodies
-//! nest at most [`DEPTH_MAX`] deep. W3: bytes from a peer never panic; they are a [`WireError`]. W4: fields are only ever
-//! appended, so an older build reads what it knows.
+//! nest at most [`DEPTH_MAX`] deep. W3: bytes from a peer never panic; they are a [`WireError`]. W4: a body
+//! of one version never changes: what is new is a message, or a step of a reconciliation, of its own, and is said to
+//! nobody who does not know it.
 
 use crate::link::LogState;
 use crate::reconcile::message::{RECONCILE_BYTES_MAX, Reconcile};
@@ -22,7 +26,7 @@ use serde::{Deserialize, Serialize};
 /// The protocol name in TLS.
 pub const ALPN: &[u8] = b"atoll-repl/1";
 /// The version that this build speaks, and the oldest that it understands.
-pub const PROTOCOL: (u16, u16) = (1, 1);
+pub const PROTOCOL: (u16, u16) = (1, 2);
 /// Nesting of a body.
 pub const DEPTH_MAX: usize = 16;
 /// Bytes before the body: length, type and flags.
@@ -58,11 +62,21 @@ pub struct Hello {
     pub log: LogState,
 }
 
+/// What a node says second, from version 2 on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Under which secret it digests rows ([`crate::sketch::DigestKey::name`]). Under different ones the sums of equal
+    /// rows differ.
+    pub digests: u64,
+}
+
 /// One thing that peers say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// The first message each way.
     Hello(Hello),
+    /// The second, from version 2 on.
+    Details(Details),
     /// Records, each actor's in order.
     Records(Vec<RecordBytes>),
     /// What the sender holds durably, where it has changed since it last said so, and all it has to say of its log.
@@ -155,6 +169,11 @@ struct ResumeBody {
 }
 
 #[derive(Serialize, Deserialize)]
+struct DetailsBody {
+    digests: u64,
+}
+
+#[derive(Serialize, Deserialize)]
 struct PingBody {
     sent_us: u64,
 }
@@ -168,6 +187,7 @@ struct PongBody<'a> {
 }
 
 const HELLO: u8 = 1;
+const DETAILS: u8 = 2;
 const DURABLE: u8 = 4;
 const RESUME: u8 = 5;
 const PING: u8 = 7;
@@ -195,7 +215,7 @@ impl Header {
             HELLO => GREETING_BYTES_MAX,
             RECORDS => RECORDS_BYTES_MAX,
             RECONCILE => RECONCILE_BYTES_MAX,
-            DURABLE | RESUME | PING | PONG | ROOT => SMALL_BYTES_MAX,
+            DETAILS | DURABLE | RESUME | PING | PONG | ROOT => SMALL_BYTES_MAX,
             kind => return Err(WireError::Type(kind)),
         };
         let body_bytes = length.checked_sub(2).ok_or(WireError::Length { bytes: length })?;
@@ -218,6 +238,7 @@ impl Header {
     pub fn message(self, body: &[u8]) -> Result<Message, WireError> {
         Ok(match self.kind {
             HELLO => Message::Hello(hello(&read(body)?)?),
+            DETAILS => Message::Details(Details { digests: read::<DetailsBody>(body)?.digests }),
             DURABLE => {
                 let DurableBody(durable, log) = read(body)?;
                 Message::Durable(vector(durable)?, log_state(log)?)
@@ -313,6 +334,7 @@ impl Message {
             Self::Records(records) => records.iter().map(|record| record.as_bytes().len()).sum(),
             Self::Reconcile(reconcile) => reconcile.step.weight(),
             Self::Hello(_)
+            | Self::Details(_)
             | Self::Durable(..)
             | Self::Resume { .. }
             | Self::Ping { .. }
@@ -333,6 +355,7 @@ impl Message {
                 let (durable, log) = (vector_bytes(&hello.durable), log_state_bytes(&hello.log));
                 write(out, &hello_body(hello, &durable, &log));
             }
+            Self::Details(details) => write(out, &DetailsBody { digests: details.digests }),
             Self::Records(records) => {
                 write(out, &RecordsBody(records.iter().map(|r| serde_bytes::Bytes::new(r.as_bytes())).collect()));
             }
@@ -363,6 +386,7 @@ impl Message {
     const fn kind(&self) -> u8 {
         match self {
             Self::Hello(_) => HELLO,
+            Self::Details(_) => DETAILS,
             Self::Records(_) => RECORDS,
             Self::Reconcile(_) => RECONCILE,
             Self::Root { .. } => ROOT,
@@ -436,6 +460,7 @@ mod tests {
         let log = LogState { wanted: VersionVector::new(), starts: durable.clone() };
         alloc::vec![
             Message::Hello(hello),
+            Message::Details(Details { digests: 9 }),
             Message::Records(alloc::vec![record.encode()]),
             Message::Durable(durable.clone(), log),
             Message::Resume { actor: ActorId::new(4), from: 5 },
@@ -482,16 +507,35 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_types_bound_is_refused_by_the_header_alone() {
-        for kind in [HELLO, DURABLE, RESUME, PING, PONG, RECORDS, RECONCILE, ROOT] {
+        for kind in [HELLO, DETAILS, DURABLE, RESUME, PING, PONG, RECORDS, RECONCILE, ROOT] {
             assert!(matches!(Header::parse([0xff, 0xff, 0xff, 0xff, kind, 0]), Err(WireError::Length { .. })));
             assert!(matches!(Header::parse([0, 0, 0, 1, kind, 0]), Err(WireError::Length { .. })));
         }
         assert_eq!(Header::parse([0, 0, 0, 2, 99, 0]), Err(WireError::Type(99)));
     }
 
+    /// Every message of version 1, as a build of that version wrote them.
+    const RECORDED: &[u8] = include_bytes!("../tests/recorded/protocol-1.frames");
+
+    #[test]
+    fn what_version_1_said_is_understood_and_said_in_the_same_bytes() {
+        let mut rest = RECORDED;
+        let mut kinds = Vec::new();
+        while !rest.is_empty() {
+            let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize + 4;
+            let (one, more) = rest.split_at(length);
+            let message = back(one).unwrap();
+            assert_eq!(frame(&message), one, "{message:?}");
+            kinds.push(one[4]);
+            rest = more;
+        }
+        assert_eq!(kinds.len(), 18);
+        assert_eq!(kinds[..7], [HELLO, RECORDS, DURABLE, RESUME, PING, PONG, ROOT]);
+    }
+
     proptest! {
         #[test]
-        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..18, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..19, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
             let mut bytes = frame(&samples()[which]);
             let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
             bytes[at] = byte;

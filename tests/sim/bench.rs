@@ -50,6 +50,7 @@ impl Bench {
             region: region("here"),
             regions: vec![region("here"), region("there")],
             seeds,
+            digests: 1,
             found: false,
             limits: Limits::default(),
         };

@@ -6,7 +6,7 @@ use crate::bench::{
 };
 use atoll_crdt::{ActorId, Dot, Hlc, Op, RowOp, VersionVector};
 use atoll_replication::sketch::Cell;
-use atoll_replication::wire::{Hello, Message};
+use atoll_replication::wire::{Details, Hello, Message};
 use atoll_replication::{
     Answer, Command, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, Readiness, Record, SeedIndex,
     Store as _, WriteError,
@@ -153,6 +153,28 @@ fn equal_contexts_with_another_root_are_counted_and_roots_are_told_once_a_period
 }
 
 #[test]
+fn sums_under_another_secret_are_not_compared() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.say(Message::Details(Details { digests: 2 }));
+    let all = bench.replica.durable().clone();
+    bench.say(Message::Root { durable: all, root: Cell::EMPTY });
+    assert_eq!((bench.replica.counts().proofs, bench.replica.counts().foreign_digests), (0, 1));
+}
+
+#[test]
+fn a_peer_of_the_version_before_is_spoken_to_in_its_own_words() {
+    for (versions, knows) in [((1, 1), false), ((1, 2), true), ((2, 7), true)] {
+        let mut bench = Bench::new(0);
+        let said = bench.greet(|hello| hello.protocol = versions);
+        let details = said.iter().any(|effect| matches!(effect, Effect::Send(LINK, Message::Details(_))));
+        assert_eq!((ended(&said), details), (None, knows), "{versions:?}");
+        bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+        assert!(bench.replica.context().covers(Dot::new(PEER, 1)));
+    }
+}
+
+#[test]
 fn a_record_of_the_future_is_parked_and_applied_when_the_clock_gets_there() {
     let mut bench = Bench::new(0);
     bench.greet(|_| ());
@@ -202,7 +224,7 @@ fn who_is_not_who_the_certificate_says_or_speaks_for_us_is_refused() {
         (|hello| hello.node = "other".into(), DisconnectReason::Identity),
         (|hello| hello.region = "elsewhere".into(), DisconnectReason::Identity),
         (|hello| hello.cluster = "other".into(), DisconnectReason::Identity),
-        (|hello| hello.protocol = (2, 3), DisconnectReason::Version),
+        (|hello| hello.protocol = (3, 4), DisconnectReason::Version),
         (|hello| hello.actor = ME, DisconnectReason::Impostor),
         (|hello| hello.former = vec![ME], DisconnectReason::Impostor),
         (|hello| hello.durable = vector(&[(ME, 1)]), DisconnectReason::Impostor),

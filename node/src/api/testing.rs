@@ -303,6 +303,7 @@ impl Driver {
             region: regions[0].clone(),
             regions: regions.to_vec(),
             seeds: 0,
+            digests: 0,
             found: false,
             limits,
         };

@@ -10,7 +10,7 @@ use crate::roster::Member;
 use crate::sketch::Cell;
 use crate::store::Store;
 use crate::time::Instant;
-use crate::wire::{Hello, Message, PROTOCOL};
+use crate::wire::{Details, Hello, Message, PROTOCOL};
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, ReadError, VersionVector};
 
@@ -62,13 +62,20 @@ impl Replica {
         let greeted = link.is_live();
         let verdict = match message {
             Message::Hello(hello) if !greeted => self.on_hello(id, hello, out),
+            Message::Details(details) if greeted => {
+                link.foreign_digests = details.digests != self.config.digests;
+                self.counts.foreign_digests += u64::from(link.foreign_digests);
+                Ok(())
+            }
             Message::Records(records) if greeted => self.on_records(id, records, store, out)?,
             Message::Durable(durable, log) if greeted => {
                 self.on_log_state(id, log);
                 self.on_durable(id, &durable, out)
             }
             Message::Root { durable, root } if greeted => {
-                self.on_root(&durable, root, store);
+                if !link.foreign_digests {
+                    self.on_root(&durable, root, store);
+                }
                 Ok(())
             }
             Message::Reconcile(reconcile) if greeted => self.on_reconcile(id, reconcile, store, out)?,
@@ -121,6 +128,9 @@ impl Replica {
         let founded = hello.founded;
         self.founded_ms = if founded { self.founded_ms.min(hello.founded_ms) } else { self.founded_ms };
         link.hello = Some(hello);
+        if link.version() >= 2 {
+            out.push(Effect::Send(id, Message::Details(Details { digests: self.config.digests })));
+        }
         for (dot, own) in ours {
             link.exists(dot, own, now, &limits);
         }
@@ -328,7 +338,7 @@ impl Replica {
     pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
         let (now, every) = (self.now.instant, self.config.limits.prove_every);
         for link in self.links.values_mut().filter(|link| link.is_live() && link.prove_at <= now) {
-            if *link.peer() == self.durable && link.told == self.durable {
+            if !link.foreign_digests && *link.peer() == self.durable && link.told == self.durable {
                 link.prove_at = now + every;
                 let (durable, root) = (self.durable.clone(), store.synced_root());
                 out.push(Effect::Send(link.id, Message::Root { durable, root }));

@@ -275,6 +275,7 @@ impl World {
             region: region(self.nodes[index].region),
             regions: (0..self.options.regions).map(region).collect(),
             seeds: 0,
+            digests: 0,
             found: false,
             limits: Limits {
                 ping_every: Duration::from_millis(250),
