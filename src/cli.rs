@@ -16,8 +16,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Commands of the contract that a later version brings.
-const RESERVED: &[&str] =
-    &["backup", "compare", "doc", "doctor", "edge", "policy", "restore", "route", "verify", "watch"];
+const RESERVED: &[&str] = &["backup", "compare", "doc", "doctor", "edge", "policy", "restore", "route", "watch"];
 
 /// Commands that ask no node for anything, for which client options mean nothing.
 const LOCAL: &[&str] = &["demo", "load", "pki", "serve"];
@@ -61,6 +60,8 @@ pub(crate) enum Command {
     Data(DataCommand),
     /// Show a node's view of itself and its peers
     Status(StatusArgs),
+    /// Compare every region's rows, while writes go on
+    Verify(VerifyArgs),
     /// List members, drain and remove them
     Member(MemberArgs),
     /// See regions take writes and converge: one process each, an emulated ocean between them
@@ -73,6 +74,20 @@ pub(crate) enum Command {
     /// Make and inspect certificates
     #[command(subcommand)]
     Pki(PkiCommand),
+}
+
+/// Which node compares itself with the others.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The node's admin listener; --endpoint, when typed, names it as well
+    #[arg(
+        long, env = "ATOLL_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:7604",
+        value_parser = parsed::<Endpoint>, hide_env_values = true
+    )]
+    pub(crate) admin: Endpoint,
+    /// How long to wait for the end
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
 }
 
 /// What may be asked about members, and of which node.
@@ -570,6 +585,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
     let admin = match &mut cli.command {
         Command::Status(args) => Some(&mut args.admin),
         Command::Member(args) => Some(&mut args.admin),
+        Command::Verify(args) => Some(&mut args.admin),
         _ => None,
     };
     if let Some(admin) = admin

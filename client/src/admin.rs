@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    Digest, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand, Members, Status, headers,
+    Digest, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand, Members, Status,
+    VerifyReport, headers,
 };
 use crate::client::Client;
 use crate::endpoint::Endpoint;
@@ -98,6 +99,22 @@ impl Admin {
     /// When the node does not answer, or refuses.
     pub async fn import(&self, command: &ImportCommand) -> Result<Imported, Error> {
         self.ask("/admin/import", encoded(command)).await
+    }
+
+    /// Has the node begin to compare itself with every other member, unless it does already.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses.
+    pub async fn begin_verify(&self) -> Result<(), Error> {
+        self.post("/admin/verify".to_owned(), Vec::new()).await.map(drop)
+    }
+
+    /// What that has found so far.
+    ///
+    /// # Errors
+    /// When the node does not answer, or was never asked to.
+    pub async fn verify_report(&self) -> Result<VerifyReport, Error> {
+        self.get("/admin/verify").await
     }
 
     /// Asks the node to take no further writes and to finish what it has begun.

@@ -302,6 +302,12 @@ impl MapPath {
         &self.segments
     }
 
+    /// The path as a JSON Pointer (RFC 6901).
+    #[must_use]
+    pub fn to_pointer(&self) -> String {
+        self.segments.iter().flat_map(|s| ["/".into(), s.replace('~', "~0").replace('/', "~1")]).collect()
+    }
+
     /// Whether this is the whole map.
     #[must_use]
     pub fn is_root(&self) -> bool {
@@ -565,6 +571,7 @@ mod tests {
             prop_assert_eq!(set.cmp(&other), a.as_bytes().cmp(b.as_bytes()));
             let map = CollectionKey::new("shop", DataType::Map, &a).unwrap();
             let path = MapPath::from_pointer(&pointer).unwrap();
+            prop_assert_eq!(path.to_pointer(), pointer.clone());
             let row = RowKey::parse(path.member(&map, &member).unwrap().as_bytes()).unwrap();
             prop_assert_eq!(row.leaf_kind(), Some(LeafKind::Member));
             prop_assert_eq!(row.parts().3, RowPath::Leaf(path, LeafKind::Member, member));

@@ -5,14 +5,14 @@
 //! **What is not here.** Routing and policies: reserved, and `not_supported` until they are built.
 
 mod members;
+mod verify;
 
 use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
 use crate::app::AppError;
 use crate::auth::Gate;
-use crate::store::View;
 use atoll_client::api::{Digest as DigestAnswer, ErrorCode, LinkCommand, PeerState, PeerStatus, Status};
 use atoll_crdt::VersionVector;
-use atoll_replication::sketch::CELL_BYTES;
+use atoll_replication::sketch::{CELL_BYTES, Cell};
 use atoll_replication::{Input, LinkState, LinkStatus, NodeName};
 use axum::Router;
 use axum::body::Body;
@@ -59,6 +59,7 @@ pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
         .route("/admin/drain", on(|admin| post(answering(admin, drain))))
         .route("/admin/members", on(|admin| get(answering(admin, members::list))))
         .route("/admin/members/{node}", on(|admin| post(answering(admin, members::decide))))
+        .route("/admin/verify", on(|admin| get(answering(admin, verify::report)).post(answering(admin, verify::begin))))
         .route("/admin/export", on(|admin| post(answering(admin, members::export))))
         .route("/admin/import", on(|admin| post(answering(admin, members::import))))
         .route("/admin/route", any(reserved(&edge)))
@@ -110,14 +111,14 @@ async fn status(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
         durable: seqs(view.context()),
         peers: snapshot.peers.iter().map(peer).collect(),
         rows: view.rows(),
-        root: root(&view),
+        root: root(view.root()),
         clock_skew_ms: snapshot.clock_skew_ms.map(|skew| skew as f64),
     })
 }
 
 async fn digests(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
     let view = admin.shared.app().view();
-    json(&DigestAnswer { root: root(&view), vector: seqs(view.context()) })
+    json(&DigestAnswer { root: root(view.root()), vector: seqs(view.context()) })
 }
 
 async fn link(admin: Arc<Admin>, request: Request) -> Result<Response, Failure> {
@@ -147,10 +148,10 @@ fn reserved(edge: &Arc<Edge>) -> impl Fn(Request) -> std::future::Ready<Response
     }
 }
 
-/// The sum over a view's rows, in hexadecimal.
-fn root(view: &View) -> String {
+/// A sum over rows, in hexadecimal.
+fn root(cell: Cell) -> String {
     let mut bytes = Vec::with_capacity(CELL_BYTES);
-    view.root().encode(&mut bytes);
+    cell.encode(&mut bytes);
     bytes.iter().fold(String::with_capacity(2 * CELL_BYTES), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");

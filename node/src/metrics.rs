@@ -288,6 +288,8 @@ impl Asking {
         counter(out, "proofs", "Comparisons of roots with a peer that holds the same", counts.proofs)?;
         let help = "Those in which the roots differed: rows are wrong, here or there";
         counter(out, "divergence", help, counts.divergences)?;
+        let help = "Rows that verifications found to contradict a peer's";
+        counter(out, "contradictions", help, counts.contradictions)?;
         let help = "Peers that digest rows under another secret: the first CA certificate in their file is another one";
         counter(out, "foreign_digests", help, counts.foreign_digests)?;
         let skew = snapshot.clock_skew_ms.unwrap_or(0) as f64 / 1_000.0;

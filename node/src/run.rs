@@ -427,6 +427,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
             .map(|region| RegionFreshness { region: region.clone(), as_of: replica.fresh_of_region(region) })
             .collect(),
         counts: replica.counts(),
+        verification: replica.verification().cloned(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
         draining: replica.fence() == Some(Fence::Draining),

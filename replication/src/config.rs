@@ -60,6 +60,8 @@ pub struct Limits {
     pub reconcile_after: Duration,
     /// A reconciliation in which nothing moves for this long is given up.
     pub reconcile_idle: Duration,
+    /// How long comparing one member may take, catching up with it included, before it is told as not compared.
+    pub verify_peer: Duration,
     /// Bytes of rows held aside during a reconciliation. One that needs more is given up.
     pub staged_bytes: usize,
     /// Peers that may take this node's state over at once; each pins a snapshot.
@@ -89,6 +91,7 @@ impl Default for Limits {
             twin_for: Duration::from_secs(15),
             reconcile_after: Duration::from_millis(500),
             reconcile_idle: Duration::from_secs(30),
+            verify_peer: Duration::from_secs(60),
             staged_bytes: 1 << 30,
             sources: 2,
             prove_every: Duration::from_secs(10),

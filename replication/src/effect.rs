@@ -116,6 +116,8 @@ pub enum Input {
     Members(Vec<Member>),
     /// An operator stops or resumes the link to a node; other links still relay.
     Pause(NodeName, bool),
+    /// An operator has this node compared with all others.
+    Verify,
     /// Time has passed; may come late, early or twice.
     Tick,
     /// The driver's queue is empty: what has gathered may go out.

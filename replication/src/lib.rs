@@ -59,6 +59,6 @@ pub use reconcile::message::{Open, Reconcile, RowState, SessionId, Span, States,
 pub use record::{RECORD_BYTES_MAX, Record, RecordBytes};
 pub use replica::{Excerpt, Imported, Replica};
 pub use roster::{Fence, Member, Membership};
-pub use status::{Counts, LinkState, LinkStatus, Readiness};
+pub use status::{Contradiction, Counts, LinkState, LinkStatus, PeerVerdict, Readiness, Verification};
 pub use store::{Pinned, Position, Recovered, Store};
 pub use time::{Instant, Now};

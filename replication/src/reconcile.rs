@@ -10,8 +10,11 @@
 //! changed since. C3: a session ends with either side's process, and with the connection. C4: a receiver has one session
 //! at a time; what it may hold is bounded.
 //!
+//! Beside it stands the *comparison*, which uses the same words and changes nothing.
+//!
 //! **What is not here.** Which peer to ask and when, and the entry: the replica.
 
+pub(crate) mod comparison;
 pub(crate) mod message;
 pub(crate) mod receiver;
 pub(crate) mod source;

@@ -17,6 +17,7 @@ mod export;
 mod peers;
 mod reconcile;
 mod reports;
+mod verify;
 mod writes;
 
 pub use export::{Excerpt, Imported};
@@ -125,6 +126,7 @@ pub struct Replica {
     lost_since: Option<Instant>,
     /// Sessions that failed in a row, and on which link the last one did.
     failed: (u32, Option<LinkId>),
+    verifying: verify::Verifying,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -189,6 +191,7 @@ impl Replica {
             next_session: 0,
             lost_since: None,
             failed: (0, None),
+            verifying: verify::Verifying::default(),
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
@@ -235,6 +238,7 @@ impl Replica {
             Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
             Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
+            Input::Verify => self.on_verify(&*store),
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,
         }
@@ -360,6 +364,7 @@ impl Replica {
         self.tick_prove(&*store, out);
         self.tick_truncate(store);
         self.tick_reconcile(store, out);
+        self.tick_verify(store, out)?;
         self.pending.expire(self.now.instant, &self.config.limits);
         if !self.parked.is_empty() {
             self.apply_pending(store, out)?;

@@ -1,7 +1,9 @@
 //! What an operator can see of a replica.
 
 use crate::names::{NodeName, RegionName};
-use atoll_crdt::Dot;
+use crate::sketch::Cell;
+use alloc::vec::Vec;
+use atoll_crdt::{Dot, RowKey, VersionVector};
 use core::time::Duration;
 
 /// Where a link stands.
@@ -76,6 +78,51 @@ pub enum Readiness {
     Serving,
 }
 
+/// What comparing this node with every other member has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The how manieth it is in this process.
+    pub count: u64,
+    /// Which member is being compared; `None` when it has ended.
+    pub running: Option<NodeName>,
+    /// This node's context when it was last told.
+    pub vector: VersionVector,
+    /// The sum over this node's synced rows at that moment.
+    pub root: Cell,
+    /// Members that were compared, or could not be.
+    pub peers: Vec<PeerVerdict>,
+}
+
+/// What comparing one member has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerVerdict {
+    /// Which.
+    pub node: NodeName,
+    /// In which region.
+    pub region: RegionName,
+    /// Whether it was compared to the end.
+    pub compared: bool,
+    /// Why not.
+    pub why: &'static str,
+    /// Rows about which the two cannot both be right.
+    pub differing: u64,
+    /// Some of them.
+    pub named: Vec<Contradiction>,
+}
+
+/// A row about which two nodes cannot both be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contradiction {
+    /// Which.
+    pub key: RowKey,
+    /// Entries that are live here, and dead at the peer although nothing more is to come.
+    pub here: usize,
+    /// Entries that are live at the peer, and dead here.
+    pub there: usize,
+    /// The same entries with different contents.
+    pub contents: bool,
+}
+
 /// Counters since the process began. Plain numbers; the driver turns them into metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -107,6 +154,8 @@ pub struct Counts {
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.
     pub divergences: u64,
+    /// Rows that verifications found to contradict a peer's.
+    pub contradictions: u64,
     /// Peers that digest rows under another secret: their first CA certificate is another one.
     pub foreign_digests: u64,
     /// The last record applied, for traces.

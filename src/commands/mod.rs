@@ -13,6 +13,7 @@ mod pki;
 mod register;
 mod set;
 mod status;
+mod verify;
 
 use crate::cli::{ClientArgs, Command, DataCommand};
 use crate::connect::Connection;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: Command, client: &ClientArgs, console: &mut Console<'
         Command::Load(command) => block_on(crate::load::run(command, console)),
         Command::Serve(args) => crate::serve::run(&args),
         Command::Status(args) => block_on(status::run(&args, client, console)),
+        Command::Verify(args) => block_on(verify::run(&args, client, console)),
         Command::Member(args) => block_on(member::run(&args, client, console)),
         Command::Data(command) => block_on(ask(command, client, console)),
     }

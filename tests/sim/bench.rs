@@ -44,10 +44,19 @@ pub(super) fn put() -> Command {
 
 impl Bench {
     pub(super) fn new(seeds: u32) -> Self {
+        Self::begin("me", "here", ME, seeds)
+    }
+
+    /// A node without seeds, of this name.
+    pub(super) fn named(node: &str, home: &str, actor: ActorId) -> Self {
+        Self::begin(node, home, actor, 0)
+    }
+
+    fn begin(node: &str, home: &str, actor: ActorId, seeds: u32) -> Self {
         let config = Config {
             cluster: "t".into(),
-            node: name("me"),
-            region: region("here"),
+            node: name(node),
+            region: region(home),
             regions: vec![region("here"), region("there")],
             seeds,
             digests: 1,
@@ -57,7 +66,7 @@ impl Bench {
         let mut store = MemStore::default();
         let recovered = store.crash(0);
         let now = Now { instant: Instant::from_micros(0), wall_ms: WALL_MS };
-        let replica = Replica::start(config, ME, now, recovered, &mut store).expect("memory does not fail");
+        let replica = Replica::start(config, actor, now, recovered, &mut store).expect("memory does not fail");
         let mut bench = Self { replica, store, us: 0, requests: 0 };
         bench.sync();
         bench

@@ -7,6 +7,7 @@ mod bench;
 mod membership;
 mod protocol;
 mod sessions;
+mod verify;
 
 use atoll_tests::sim::{Options, Report, World};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, Node, PATIENCE, atoll, copy};
 use crate::{REGIONS, key, shop};
 use anyhow::{Context, ensure};
-use atoll_client::api::{Standing, WriteLevel};
+use atoll_client::api::{SetChange, Standing, WriteLevel};
 use atoll_client::{Error, Options};
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -186,4 +186,44 @@ async fn of_a_disk_that_was_started_twice_one_process_serves_and_the_other_loses
         }
     }
     cluster.converged().await
+}
+
+#[tokio::test]
+async fn regions_are_found_equal_while_they_write() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&REGIONS).await?;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (cluster.nodes.iter())
+        .map(|node| {
+            let (client, stop) = (node.quic()?, std::sync::Arc::clone(&stop));
+            anyhow::Ok(tokio::spawn(async move {
+                let session = client.session();
+                let mut n = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    session.register(&shop(), &key(&format!("k{}", n % 50))).put(format!("{n}"), None).await?;
+                    let change = SetChange { add: vec![format!("m{}", n % 7)], remove: Vec::new() };
+                    session.set(&shop(), &key("hot")).change(&change).await?;
+                    n += 1;
+                }
+                Ok::<_, Error>(n)
+            }))
+        })
+        .collect::<Result<_, _>>()?;
+    for node in &cluster.nodes {
+        let url = admin_url(node);
+        let output =
+            tokio::task::spawn_blocking(move || atoll(&["verify", "--json", "--admin", &url]).output()).await??;
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(output.status.code() == Some(0) && said["equal"] == true, "{said}");
+        ensure!(said["peers"].as_array().is_some_and(|peers| peers.len() == 2), "{said}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for writer in writers {
+        ensure!(writer.await?? > 0);
+    }
+    cluster.nodes[2].kill()?;
+    let url = admin_url(&cluster.nodes[0]);
+    let output = tokio::task::spawn_blocking(move || atoll(&["verify", "--admin", &url]).output()).await??;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(3) && said.contains("n2 was not compared"), "{said}");
+    Ok(())
 }

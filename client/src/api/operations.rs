@@ -227,6 +227,64 @@ pub struct Imported {
     pub held_back: u64,
 }
 
+/// `GET /admin/verify`: what comparing a node with every other member has found so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// The how manieth verification of the node's process it is.
+    pub count: u64,
+    /// Which member is being compared; null when it has ended.
+    pub running: Option<String>,
+    /// The node that was asked.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// The digest of its rows when this was last told.
+    pub root: String,
+    /// Its causal context at that moment.
+    pub vector: BTreeMap<String, u64>,
+    /// The other members, as far as they were compared.
+    pub peers: Vec<Verdict>,
+}
+
+/// What comparing one member has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// Whether it was compared to the end.
+    pub compared: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Rows about which the two nodes cannot both be right.
+    pub differing: u64,
+    /// The first of them.
+    pub rows: Vec<DifferingRow>,
+}
+
+/// A row about which two nodes cannot both be right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferingRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// The type of the thing it belongs to.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    /// That thing's key.
+    pub key: String,
+    /// The member of a set, or the place in a map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Entries that only the node that was asked still shows.
+    pub here: u64,
+    /// Entries that only the other one still shows.
+    pub there: u64,
+    /// Whether both show the same entries with different contents.
+    pub contents: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

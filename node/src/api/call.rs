@@ -169,7 +169,7 @@ pub(super) fn key_failure(error: KeyError) -> Failure {
 }
 
 /// A type of rows as the contract names it.
-pub(super) const fn api_type(data_type: RowType) -> DataType {
+pub(crate) const fn api_type(data_type: RowType) -> DataType {
     match data_type {
         RowType::Register => DataType::Registers,
         RowType::Counter => DataType::Counters,

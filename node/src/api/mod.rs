@@ -27,6 +27,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub(crate) use body::read_json;
+pub(crate) use call::api_type;
 pub(crate) use edge::{Edge, admitted};
 pub use edge::{Shared, router};
 pub(crate) use failure::{Failure, RequestId};

@@ -9,7 +9,7 @@
 use crate::clock::{Clock, wall_ms};
 use arc_swap::ArcSwap;
 use atoll_crdt::{ActorId, VersionVector};
-use atoll_replication::{Counts, Instant, LinkStatus, Readiness, RegionName};
+use atoll_replication::{Counts, Instant, LinkStatus, Readiness, RegionName, Verification};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub regions: Vec<RegionFreshness>,
     /// Counters since the process began.
     pub counts: Counts,
+    /// What comparing this node with all others has found, if it was asked to.
+    pub verification: Option<Arc<Verification>>,
     /// Actors whose streams wait because of a stamp too far ahead of this node's clock: an alarm.
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
@@ -79,6 +81,7 @@ impl Snapshot {
             peers: Vec::new(),
             regions: Vec::new(),
             counts: Counts::default(),
+            verification: None,
             parked_actors: 0,
             pending_bytes: 0,
             draining: false,

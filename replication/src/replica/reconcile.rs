@@ -33,6 +33,9 @@ impl Replica {
             Step::Open(open) => self.on_open(link, message.session, open, store, out),
             Step::More { .. } | Step::Want(_) | Step::WantAll | Step::GiveUp => self.on_asked(link, message, out),
             _ => {
+                if let Some(verdict) = self.on_compared(link, &message, store, out)? {
+                    return Ok(verdict);
+                }
                 let Some(receiver) = &mut self.receiving else { return Ok(Ok(())) };
                 if receiver.link != link || receiver.talk.session != message.session {
                     return Ok(Ok(()));
@@ -197,6 +200,7 @@ impl Replica {
     /// Sessions end with their connection. C3
     pub(super) fn link_gone(&mut self, link: LinkId, out: &mut Vec<Effect>) {
         self.sources.remove(&link);
+        self.comparison_ended(link);
         if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link) {
             self.give_up(out);
         }
@@ -292,7 +296,7 @@ impl Replica {
 }
 
 /// Says something on a link that stands, and counts it against the window.
-fn say(links: &mut BTreeMap<LinkId, Link>, out: &mut Vec<Effect>, link: LinkId, message: Reconcile) {
+pub(super) fn say(links: &mut BTreeMap<LinkId, Link>, out: &mut Vec<Effect>, link: LinkId, message: Reconcile) {
     let message = Message::Reconcile(message);
     if let Some(found) = links.get_mut(&link) {
         found.handed(message.weight());

@@ -55,6 +55,9 @@ pub fn after_step(node: &mut Node, history: &mut History) -> Result<(), String> 
     if replica.counts().divergences > 0 {
         return Err("a peer with an equal context has another root".into());
     }
+    if replica.counts().contradictions > 0 {
+        return Err(format!("rows were found to contradict a peer's: {:?}", replica.verification()));
+    }
     replica.check_invariants()
 }
 

@@ -149,6 +149,14 @@ impl MemStore {
         std::mem::take(&mut self.appended)
     }
 
+    /// Replaces a row behind the replica's back, as a mistake of a program or a disk would.
+    pub fn tamper(&mut self, key: &RowKey, row: Row) {
+        let row = Arc::new(row);
+        Arc::make_mut(&mut self.rows).insert(key.clone(), Arc::clone(&row));
+        self.synced.insert(key.clone(), row);
+        self.sketch = sketch_of(&self.rows);
+    }
+
     /// Whether the sketch is that of the rows. M3
     #[must_use]
     pub fn check_sketch(&self) -> bool {

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 const TICK_US: u64 = 50_000;
 const CONNECT_US: u64 = 100_000;
+/// How often every node has itself compared with all others, in ticks: true rows never contradict each other.
+const VERIFY_TICKS: u64 = 1_000;
 /// Simulated time within which a healed world must have converged: the longest pause between two attempts to send again
 /// is 30 s, and a stamp of the future is waited for.
 const CONVERGE_US: u64 = 180_000_000;
@@ -243,6 +245,9 @@ impl World {
                     return Ok(());
                 }
                 self.at(TICK_US, Event::Tick { node, boot });
+                if (self.now_us / TICK_US).is_multiple_of(VERIFY_TICKS) {
+                    self.input(node, Input::Verify)?;
+                }
                 self.input(node, Input::Tick)
             }
             Event::Connect => self.connect(),
