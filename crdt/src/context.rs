@@ -23,7 +23,7 @@ pub struct VersionVector {
 
 impl VersionVector {
     /// Actors that one encoded vector may name: bounds what bytes from outside can make us hold.
-    pub const ACTORS_MAX: usize = 4_096;
+    pub const ACTORS_MAX: usize = 32_768;
 
     /// The vector that covers nothing.
     #[must_use]

@@ -15,8 +15,13 @@ use core::fmt;
 /// How far a stamp may be ahead of the wall clock, in milliseconds: beyond it a peer's record is parked.
 pub const DRIFT_MAX_MS: u64 = 500;
 
-/// How far ahead of now a ceiling is stored, in milliseconds: one small write every few seconds.
-pub const CEILING_MS: u64 = 3_000;
+/// How far ahead of the wall a ceiling is stored, in milliseconds: one small write a second. After a crash the stamps
+/// begin up to this far ahead, and peers park what is more than [`DRIFT_MAX_MS`] ahead of them: so it is short.
+const CEILING_MS: u64 = 1_500;
+
+/// Room above the last stamp where the wall is behind it, in milliseconds: each holds 65,536 stamps. A process that
+/// crashes over and over moves its stamps ahead by no more than this each time.
+const ROOM_MS: u64 = 10;
 
 const COUNTER_BITS: u32 = 16;
 const MS_MAX: u64 = (1 << 48) - 1;
@@ -88,6 +93,12 @@ pub struct HlcClock {
 }
 
 impl HlcClock {
+    /// The ceiling to store when `last` was the last stamp, or may have been.
+    #[must_use]
+    pub fn next_ceiling(wall_ms: u64, last: Hlc) -> Hlc {
+        Hlc::at_ms((wall_ms + CEILING_MS).max(last.ms() + ROOM_MS))
+    }
+
     /// A clock that begins above `stored_ceiling` (zero for a new disk) and may go up to `ceiling`.
     #[must_use]
     pub fn restart(stored_ceiling: Hlc, ceiling: Hlc) -> Self {
@@ -106,10 +117,10 @@ impl HlcClock {
         self.ceiling
     }
 
-    /// Whether a higher ceiling should be stored soon: less than a second of room is left.
+    /// Whether a higher ceiling should be stored soon: less than a third of the room is left.
     #[must_use]
     pub fn wants_ceiling(&self, wall_ms: u64) -> bool {
-        self.ceiling.ms() < wall_ms.max(self.last.ms()) + 1_000
+        self.ceiling.ms() < (wall_ms + CEILING_MS / 3).max(self.last.ms() + ROOM_MS / 3)
     }
 
     /// The caller has stored `ceiling` durably.
@@ -188,7 +199,7 @@ mod tests {
     fn no_stamp_is_given_above_the_stored_ceiling() {
         let mut clock = clock(1_000);
         assert_eq!(clock.stamp(1_000 + CEILING_MS + 1), Err(ClockError::CeilingReached));
-        assert!(clock.wants_ceiling(1_000 + CEILING_MS - 500));
+        assert!(!clock.wants_ceiling(1_000) && clock.wants_ceiling(1_000 + CEILING_MS - 400));
         clock.raise_ceiling(Hlc::at_ms(9_000));
         assert!(clock.stamp(1_000 + CEILING_MS + 1).is_ok());
     }
@@ -197,9 +208,20 @@ mod tests {
     fn a_restart_begins_above_the_stored_ceiling_even_when_the_wall_is_behind_it() {
         let mut before = clock(1_000);
         let last = before.stamp(1_000).unwrap();
-        let mut after = HlcClock::restart(before.ceiling(), Hlc::at_ms(1_001 + 2 * CEILING_MS));
+        let mut after = HlcClock::restart(before.ceiling(), HlcClock::next_ceiling(1_001, before.ceiling()));
         let first = after.stamp(1_001).unwrap();
         assert!(first > last && first > before.ceiling());
+    }
+
+    #[test]
+    fn a_process_that_crashes_over_and_over_does_not_run_away_from_the_wall() {
+        let mut ceiling = Hlc::at_ms(1_000 + CEILING_MS);
+        for round in 0..100 {
+            let wall_ms = 1_000 + 20 * round;
+            let mut clock = HlcClock::restart(ceiling, HlcClock::next_ceiling(wall_ms, ceiling));
+            assert!(clock.stamp(wall_ms).unwrap().ms() <= wall_ms + CEILING_MS + ROOM_MS);
+            ceiling = clock.ceiling();
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod source;
 pub use context::VersionVector;
 pub use dot::{ActorId, Dot, ParseActorError};
 pub use draft::{Draft, SIBLINGS_MAX, Seen};
-pub use hlc::{CEILING_MS, ClockError, DRIFT_MAX_MS, Hlc, HlcClock, check_not_ahead};
+pub use hlc::{ClockError, DRIFT_MAX_MS, Hlc, HlcClock, check_not_ahead};
 pub use key::{
     CollectionKey, DataType, KeyError, LeafKind, MapPath, NAMESPACE_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, RowKey,
     RowPath, USER_KEY_BYTES_MAX,

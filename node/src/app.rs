@@ -16,6 +16,7 @@ mod reading;
 mod status;
 mod token;
 
+use crate::archive::{self, Archives};
 use crate::inbox::{Inbox, Stopped};
 use crate::store::{Behind, View, Views};
 use atoll_client::api::{Consistency, WriteLevel};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub views: Arc<Views>,
     /// The way to the replica.
     pub inbox: Inbox,
+    /// The archive that makes tokens short.
+    pub(crate) archives: Arc<Archives>,
     /// What the driver tells of the node.
     pub status: Arc<NodeStatus>,
     /// Reads that may wait for their session.
@@ -67,6 +70,7 @@ pub struct App {
     inbox: Inbox,
     status: Arc<NodeStatus>,
     tokens: Tokens,
+    archives: Arc<Archives>,
     origins: Origins,
     waiting_reads: Semaphore,
     scans: Arc<Semaphore>,
@@ -176,6 +180,7 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         Self {
             tokens: Tokens::of_cluster(&parts.cluster),
+            archives: parts.archives,
             origins: Origins::default(),
             waiting_reads: Semaphore::new(parts.waiting_reads as usize),
             scans: Arc::new(Semaphore::new(parts.scans as usize)),
@@ -204,10 +209,25 @@ impl App {
         &self.inbox
     }
 
-    /// Reads and writes tokens and contexts.
-    #[must_use]
-    pub fn tokens(&self) -> &Tokens {
-        &self.tokens
+    /// What a session has seen, by its token.
+    ///
+    /// # Errors
+    /// It is no token of this cluster.
+    pub fn read_token(&self, text: &[u8]) -> Result<VersionVector, TokenError> {
+        self.tokens.read_token(text)
+    }
+
+    /// What a read showed, from its text.
+    ///
+    /// # Errors
+    /// It is no context of this cluster, or refers to what this node does not have.
+    pub fn read_context(&self, text: &[u8]) -> Result<Context, TokenError> {
+        let view = self.view();
+        self.tokens.read_context(text, |name| archive::look_up(&view, name).ok().flatten())
+    }
+
+    fn token_of(&self, vector: &VersionVector) -> String {
+        self.tokens.short_token(vector, self.archives.under(vector).as_deref())
     }
 
     /// The newest synced view.
@@ -232,7 +252,7 @@ impl App {
             if self.status.snapshot().regions.is_empty() { Duration::ZERO } else { self.status.since(fresh) };
         let mut token = VersionVector::clone(view.context());
         token.join(&options.token); // P2
-        Ok(Reading { app: self, token: self.tokens.token(&token), staleness, view })
+        Ok(Reading { app: self, token: self.token_of(&token), staleness, view })
     }
 
     async fn wait_until_seen(&self, token: &VersionVector, wait: Duration) -> Result<(), AppError> {
@@ -269,7 +289,7 @@ impl App {
         let outcome = self.inbox.write(request).await?.map_err(|error| self.refused(error))?;
         let WriteOutcome { answers, mut token, acked, reached, .. } = outcome;
         token.join(&options.token); // P2
-        Ok(Written { answers, token: self.tokens.token(&token), acked: (!reached).then_some((acked, regions)) })
+        Ok(Written { answers, token: self.token_of(&token), acked: (!reached).then_some((acked, regions)) })
     }
 
     /// Runs a read that walks many rows, on a thread that may block. P4

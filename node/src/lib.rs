@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+mod archive;
 pub mod auth;
 pub mod clock;
 pub mod config;

@@ -10,6 +10,7 @@
 //! arrive in the order of causes: who reads that row holds all that the member ever took from clients. T2: of
 //! concurrent decisions about a member, its removal stands.
 
+use crate::archive::Archives;
 use crate::inbox::{Event, Inbox, Stopped};
 use crate::peer::{self, PeerHandle};
 use crate::store::{View, Views};
@@ -191,25 +192,39 @@ pub(crate) async fn announce(
     }
 }
 
-/// Keeps the peer endpoint and the replica told of who is a member, and the announcement of whether this node takes
-/// writes, until the node stops.
-pub(crate) async fn follow(
-    views: Arc<Views>,
-    inbox: Inbox,
-    peers: Option<PeerHandle>,
-    own: NodeName,
-    announced: watch::Sender<MemberRow>,
-    mut changes: watch::Receiver<u64>,
-) -> Result<(), Stopped> {
-    loop {
-        let all = read(&views);
-        inbox.input(Input::Members(all.iter().map(Listed::member).collect())).await?;
-        let accepting =
-            all.iter().find(|member| member.node == own).is_none_or(|own| own.membership == Membership::Active);
+/// Whoever lets what rows of our own say come into effect.
+pub(crate) struct Follower {
+    pub(crate) views: Arc<Views>,
+    pub(crate) inbox: Inbox,
+    pub(crate) peers: Option<PeerHandle>,
+    pub(crate) own: NodeName,
+    pub(crate) archives: Arc<Archives>,
+    /// What this node tells of itself.
+    pub(crate) announced: watch::Sender<MemberRow>,
+}
+
+impl Follower {
+    /// Keeps the peer endpoint and the replica told of who is a member, the announcement of whether this node takes
+    /// writes, and the archive of vectors, until the node stops.
+    pub(crate) async fn run(self, mut changes: watch::Receiver<u64>) -> Result<(), Stopped> {
+        loop {
+            self.members().await?;
+            self.archive().await?;
+            if changes.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn members(&self) -> Result<(), Stopped> {
+        let all = read(&self.views);
+        self.inbox.input(Input::Members(all.iter().map(Listed::member).collect())).await?;
+        let own = all.iter().find(|member| member.node == self.own);
+        let accepting = own.is_none_or(|own| own.membership == Membership::Active);
         // T1: queued behind the input that ends it.
-        announced.send_if_modified(|row| std::mem::replace(&mut row.accepting, accepting) != accepting);
-        if let Some(peers) = &peers {
-            let is_dialled = |member: &Listed| member.node != own && member.membership != Membership::Removed;
+        self.announced.send_if_modified(|row| std::mem::replace(&mut row.accepting, accepting) != accepting);
+        if let Some(peers) = &self.peers {
+            let is_dialled = |member: &Listed| member.node != self.own && member.membership != Membership::Removed;
             let named = all.into_iter().filter(is_dialled).map(|Listed { row, node, region, .. }| peer::Member {
                 node,
                 region,
@@ -217,8 +232,16 @@ pub(crate) async fn follow(
             });
             peers.set_members(named.collect());
         }
-        if changes.changed().await.is_err() {
-            return Ok(());
+        Ok(())
+    }
+
+    async fn archive(&self) -> Result<(), Stopped> {
+        match self.archives.refresh(&self.views.current()) {
+            // A write that is refused now is due at the next change as well.
+            Ok(Some(commands)) => drop(self.inbox.write(request(commands)).await?),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("cannot read the archived vectors: {error}"),
         }
+        Ok(())
     }
 }

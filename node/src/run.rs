@@ -8,6 +8,7 @@
 
 use crate::api::{self, Shared};
 use crate::app::{App, NodeStatus, Parts, RegionFreshness, Snapshot};
+use crate::archive::Archives;
 use crate::auth::{Gate, Tokens, TokensError};
 use crate::clock::Clock;
 use crate::config::{Config, Sync};
@@ -82,6 +83,7 @@ struct Engine {
     inbox: Inbox,
     views: Arc<Views>,
     status: Arc<NodeStatus>,
+    archives: Arc<Archives>,
     peers: Option<PeerHandle>,
     commit_stats: Arc<CommitStats>,
     store_stats: Arc<StoreStats>,
@@ -190,6 +192,7 @@ fn serve(
         region: config.region.clone(),
         views: Arc::clone(&engine.views),
         inbox: engine.inbox.clone(),
+        archives: Arc::clone(&engine.archives),
         status: Arc::clone(&engine.status),
         waiting_reads: config.limits.waiting_reads,
         scans: config.limits.scans,
@@ -267,14 +270,15 @@ fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &wa
     });
     let (announced, announcement) = watch::channel(member_row(config));
     let announce = roster::announce(engine.inbox.clone(), engine.actor, announcement);
-    let follow = roster::follow(
-        Arc::clone(&engine.views),
-        engine.inbox.clone(),
-        engine.peers.clone(),
-        config.node.clone(),
+    let follower = roster::Follower {
+        views: Arc::clone(&engine.views),
+        inbox: engine.inbox.clone(),
+        peers: engine.peers.clone(),
+        own: config.node.clone(),
+        archives: Arc::clone(&engine.archives),
         announced,
-        engine.system_changes.clone(),
-    );
+    };
+    let follow = follower.run(engine.system_changes.clone());
     let mut stop = stopping.clone();
     tasks.spawn(async move {
         tokio::select! {
@@ -373,6 +377,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
         inbox,
         views,
         status,
+        archives: Arc::default(),
         peers,
         commit_stats,
         store_stats,

@@ -41,7 +41,7 @@ use crate::time::{Instant, Now};
 use crate::waits::Waits;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use atoll_crdt::{ActorId, CEILING_MS, Dot, Hlc, HlcClock, Payload, ReadError, Row, VersionVector, check_not_ahead};
+use atoll_crdt::{ActorId, Dot, Hlc, HlcClock, Payload, ReadError, Row, VersionVector, check_not_ahead};
 
 /// A write that is appended and not yet durable.
 #[derive(Debug)]
@@ -85,6 +85,8 @@ pub struct Replica {
     actor: ActorId,
     /// Actors of earlier processes on this disk, oldest first.
     former: Vec<ActorId>,
+    /// The same, to be searched.
+    formerly: BTreeSet<ActorId>,
     clocks: Clocks,
     /// The context that is durable: what peers are told, and what readers see.
     durable: VersionVector,
@@ -154,7 +156,7 @@ impl Replica {
             _ if founded || config.found => Phase::Serving,
             seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
         };
-        let ceiling = Hlc::at_ms(now.wall_ms.max(recovered.ceiling.ms()) + CEILING_MS);
+        let ceiling = HlcClock::next_ceiling(now.wall_ms, recovered.ceiling);
         let start = Start { actor, ceiling, founded_ms };
         let position = store.append(Entry::Start(start), Vec::new());
         let mut freshness = Freshness::default();
@@ -164,6 +166,7 @@ impl Replica {
             config,
             actor,
             former: recovered.starts.iter().map(|start| start.actor).collect(),
+            formerly: recovered.starts.iter().map(|start| start.actor).collect(),
             durable: recovered.clocks.context.clone(),
             clocks: recovered.clocks,
             appended: VecDeque::from([(position, Unapplied::Nothing)]),
@@ -349,7 +352,7 @@ impl Replica {
 
     fn raise_ceiling_if_needed(&mut self, store: &mut dyn Store) {
         if self.ceiling_appended.is_none() && self.clock.wants_ceiling(self.now.wall_ms) {
-            let ceiling = Hlc::at_ms(self.now.wall_ms.max(self.clock.last().ms()) + CEILING_MS);
+            let ceiling = HlcClock::next_ceiling(self.now.wall_ms, self.clock.last());
             let position = store.append(Entry::Ceiling(ceiling), Vec::new());
             self.appended.push_back((position, Unapplied::Nothing));
             self.last_position = position;
@@ -381,7 +384,7 @@ impl Replica {
 
     /// Whether records of `actor` are this disk's to send.
     fn is_own(&self, actor: ActorId) -> bool {
-        actor == self.actor || self.former.contains(&actor)
+        actor == self.actor || self.formerly.contains(&actor)
     }
 
     /// A seed said whether it has data; `None`: it is this node itself.
@@ -417,6 +420,7 @@ impl Replica {
                     target.iter().map(|dot| u128::from(dot.seq.min(self.clocks.context.get(dot.actor)))).sum();
                 Readiness::Joining { percent: (held * 100 / total.max(1)) as u8 }
             }
+            Phase::Serving if !self.started => Readiness::Starting,
             Phase::Serving => Readiness::Serving,
         }
     }

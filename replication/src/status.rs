@@ -67,6 +67,8 @@ pub struct LinkStatus {
 /// Whether the node may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
+    /// Its actor is not durable yet.
+    Starting,
     /// Without data; asking the seeds.
     Asking,
     /// Taking in what the cluster held when this node joined.

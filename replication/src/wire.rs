@@ -32,8 +32,9 @@ pub const DEPTH_MAX: usize = 16;
 /// Bytes before the body: length, type and flags.
 pub const HEADER_BYTES: usize = 6;
 
-const GREETING_BYTES_MAX: usize = 128 << 10;
-const SMALL_BYTES_MAX: usize = 64 << 10;
+// Vectors name every process there ever was.
+const GREETING_BYTES_MAX: usize = 4 << 20;
+const SMALL_BYTES_MAX: usize = 2 << 20;
 const RECORDS_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
 const FORMER_ACTORS_MAX: usize = 4_096;
 

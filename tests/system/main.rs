@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod members;
 mod reconcile;
+mod restarts;
 
 use anyhow::{Context, ensure};
 use atoll_client::api::{DataType, ErrorCode, Key, MapPatch, Namespace, SetChange, WriteLevel};

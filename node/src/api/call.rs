@@ -127,7 +127,7 @@ impl Call {
 
     /// Does `commands`, all or none.
     pub(super) async fn write(&self, commands: Vec<Command>) -> Result<Written, Failure> {
-        let context = self.headers.get(CONTEXT).map(|text| self.app().tokens().read_context(text.as_bytes()));
+        let context = self.headers.get(CONTEXT).map(|text| self.app().read_context(text.as_bytes()));
         let options = WriteOptions {
             token: self.token()?,
             context: context.transpose().map_err(|error| malformed(headers::CONTEXT, error))?,
@@ -140,7 +140,7 @@ impl Call {
 
     fn token(&self) -> Result<VersionVector, Failure> {
         let Some(text) = self.headers.get(TOKEN) else { return Ok(VersionVector::new()) };
-        self.app().tokens().read_token(text.as_bytes()).map_err(|error| malformed(headers::TOKEN, error))
+        self.app().read_token(text.as_bytes()).map_err(|error| malformed(headers::TOKEN, error))
     }
 
     fn wait(&self) -> Result<Duration, Failure> {
@@ -149,7 +149,8 @@ impl Call {
 }
 
 fn malformed(header: &str, error: TokenError) -> Failure {
-    Failure::new(ErrorCode::Malformed, format!("{header}: {error}"))
+    let code = if error == TokenError::Unknown { ErrorCode::SessionBehind } else { ErrorCode::Malformed };
+    Failure::new(code, format!("{header}: {error}"))
 }
 
 /// The table gave a handler a path that it cannot serve: a fault of this program.

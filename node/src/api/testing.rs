@@ -96,6 +96,7 @@ impl Node {
             region: regions[0].clone(),
             views: Arc::clone(&views),
             inbox,
+            archives: Arc::default(),
             status: Arc::clone(&status),
             waiting_reads: setup.waiting_reads,
             scans: setup.limits.scans,

@@ -70,14 +70,19 @@ impl Reading<'_> {
     /// What the read shows, as text.
     #[must_use]
     pub fn context(&self) -> String {
-        self.app.tokens.context(self.view.context(), None)
+        self.context_with(None)
     }
 
     /// What a read of a counter shows, as text: also each actor's total, so that a delete takes exactly that.
     #[must_use]
     pub fn counter_context(&self, counter: &CollectionKey, row: &Row) -> String {
         let shown = ShownCounter::new(counter, counters::shown(row));
-        self.app.tokens.context(self.view.context(), Some(&shown))
+        self.context_with(Some(&shown))
+    }
+
+    fn context_with(&self, shown: Option<&ShownCounter>) -> String {
+        let vector = self.view.context();
+        self.app.tokens.short_context(vector, shown, self.app.archives.under(vector).as_deref())
     }
 
     /// The row of a type that has one; empty when nothing is there. One look-up.

@@ -94,6 +94,7 @@ impl Snapshot {
     pub fn not_ready(&self) -> Option<String> {
         match self.readiness {
             Readiness::Serving => None,
+            Readiness::Starting => Some("starting".to_owned()),
             Readiness::Asking => Some("waiting for the seeds".to_owned()),
             Readiness::Joining { percent } => Some(format!("bootstrapping {percent}%")),
         }

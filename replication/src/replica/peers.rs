@@ -429,7 +429,7 @@ impl Replica {
 
     /// Whether the process that wrote as `actor` has ended, as far as this node can know for sure.
     pub(super) fn is_closed(&self, actor: ActorId) -> bool {
-        self.former.contains(&actor)
+        self.formerly.contains(&actor)
             || self.links.values().filter_map(|link| link.hello.as_ref()).any(|hello| hello.former.contains(&actor))
     }
 }

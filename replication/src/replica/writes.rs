@@ -21,7 +21,7 @@ impl Replica {
         store: &mut dyn Store,
         out: &mut Vec<Effect>,
     ) -> Result<(), ReadError> {
-        let refused = if self.readiness() != Readiness::Serving || !self.started {
+        let refused = if self.readiness() != Readiness::Serving {
             Some(WriteError::NotReady)
         } else if let Some(fence) = self.fence().filter(|fence| fences(*fence, &write)) {
             Some(WriteError::Fenced(fence))
