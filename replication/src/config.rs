@@ -52,6 +52,8 @@ pub struct Limits {
     pub resend_max: Duration,
     /// A link on which nothing was heard for this long is given up.
     pub silent_after: Duration,
+    /// How long a node that joins waits for records which no connected peer holds any more.
+    pub join_patience: Duration,
     /// How long nobody could serve what this node lacks before it reconciles; and the first pause after a session that failed.
     pub reconcile_after: Duration,
     /// A reconciliation in which nothing moves for this long is given up.
@@ -64,6 +66,8 @@ pub struct Limits {
     pub prove_every: Duration,
     /// Between two times of truncating the log.
     pub truncate_every: Duration,
+    /// A peer that lacks more than this many records of one actor is catching up rather than live.
+    pub catching_up_records: u64,
     /// A clock that differs by more than this from the peers' median refuses writes that it would decide.
     pub skew_max_ms: u64,
 }
@@ -82,12 +86,14 @@ impl Default for Limits {
             ask_after: Duration::from_millis(50),
             resend_max: Duration::from_secs(30),
             silent_after: Duration::from_secs(3),
+            join_patience: Duration::from_secs(10),
             reconcile_after: Duration::from_millis(500),
             reconcile_idle: Duration::from_secs(30),
             staged_bytes: 1 << 30,
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),
+            catching_up_records: 1_000,
             skew_max_ms: 250,
         }
     }

@@ -3,6 +3,7 @@
 mod cluster;
 mod faults;
 mod reconcile;
+mod wan;
 
 use anyhow::{Context, ensure};
 use atoll_client::api::{DataType, ErrorCode, Key, MapPatch, Namespace, SetChange, WriteLevel};
