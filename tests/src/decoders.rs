@@ -55,7 +55,7 @@ fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
 /// A body that holds one string of bytes.
 fn boxed(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    [&[0x91, 0xc6][..], &length.to_be_bytes(), bytes].concat()
+    [&[0xc6][..], &length.to_be_bytes(), bytes].concat()
 }
 
 /// Bytes before their checksum.
@@ -89,7 +89,7 @@ pub fn hello(bytes: &[u8]) {
 pub fn records(bytes: &[u8]) {
     let record = summed(bytes);
     let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
-    let body = [&[0x91, 0x91, 0xc6][..], &length.to_be_bytes(), &record].concat();
+    let body = [&[0x91, 0xc6][..], &length.to_be_bytes(), &record].concat();
     frame(&framed(RECORDS, &body));
 }
 
