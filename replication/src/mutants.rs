@@ -34,11 +34,15 @@ pub enum Mutant {
     KeepCursor,
     /// Peers go on from what the context covers, not from where the cursor is.
     PullFromContext,
+    /// A seed that has data and is joining itself counts as an empty one.
+    FoundBesideJoining,
+    /// A node joins for what it was told at first, whoever holds it now.
+    JoinForEver,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -52,6 +56,8 @@ impl Mutant {
         Self::LostByCursor,
         Self::KeepCursor,
         Self::PullFromContext,
+        Self::FoundBesideJoining,
+        Self::JoinForEver,
     ];
 }
 

@@ -3,8 +3,4 @@
 #[path = "../../src/decoders.rs"]
 pub mod decoders;
 
-/// The part of the simulator that a replica needs.
-pub mod sim {
-    #[path = "../../../src/sim/store.rs"]
-    pub mod store;
-}
+pub mod sim;

@@ -134,14 +134,15 @@ impl Options {
             _ => Mix::Ordinary,
         };
         // Whoever has lost a huge set has to get all of it back.
-        let huge = *random.pick(&[(740, 1_024), (740, 1_024), (1_460, 2_048)]).unwrap_or(&(740, 1_024));
-        let sources = random.between(1, 2) as usize;
+        let huge = *random.pick(&[(760, 1_024), (800, 1_024), (840, 1_024), (1_460, 2_048)]).unwrap_or(&(760, 1_024));
+        let sources = if mix == Mix::HugeSets { 1 } else { random.between(1, 2) as usize };
         let (mut rare, mut founding, mut plain) = (rare, founding, plain);
         if mix == Mix::HugeSets {
             (rare.wipes, founding) = (true, true);
             plain.log_records_max = plain.log_records_max.min(5);
             plain.steps = plain.steps.min(80);
             plain.burst = 1;
+            plain.window_bytes = *random.pick(&[500, plain.window_bytes]).unwrap_or(&500);
         }
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
         Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
@@ -177,7 +178,7 @@ impl Options {
             rare: Rare::default(),
             drift_ppm: 0,
             mix: Mix::Ordinary,
-            huge: (740, 0),
+            huge: (760, 0),
             sources: 2,
             founding: false,
             core_only: false,

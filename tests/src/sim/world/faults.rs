@@ -6,6 +6,7 @@
 use super::{Event, Phase, World, node_name};
 use crate::sim::checks;
 use crate::sim::node::{Node, Presence};
+use crate::sim::options::Mix;
 use crate::sim::store::MemStore;
 use atoll_crdt::{Dot, VersionVector};
 use atoll_replication::{Input, Recovered};
@@ -65,8 +66,13 @@ impl World {
         match fault {
             Rarer::Restore => return self.restore(index),
             Rarer::Wipe => {
-                let store = MemStore::keeping(self.options.log_records_max, self.nodes[index].store.prefix_cells());
-                return self.replace_disk(index, store, Recovered::default(), "disks wiped");
+                // Two at once ask the same source, which grants one session at a time.
+                let others = if self.options.mix == Mix::HugeSets { 2 } else { 1 };
+                for index in (index..self.nodes.len()).take(others) {
+                    let cells = self.nodes[index].store.prefix_cells();
+                    let store = MemStore::keeping(self.options.log_records_max, cells);
+                    self.replace_disk(index, store, Recovered::default(), "disks wiped")?;
+                }
             }
             Rarer::Clone => self.clone_disk(index),
             Rarer::Pause => self.pause(index),
