@@ -104,7 +104,7 @@ impl MemStore {
     #[must_use]
     pub fn keeping(log_records_max: usize, prefix_cells: usize) -> Self {
         let sketch = Sketch::new(LEAF_BITS, prefix_cells);
-        Self { log_records_max, sketch, prefix_cells, ..Self::default() }
+        Self { sketch, prefix_cells, log_records_max, ..Self::default() }
     }
 
     /// The disk as it is now, and what a process that starts on it finds.
