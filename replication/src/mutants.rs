@@ -34,15 +34,11 @@ pub enum Mutant {
     KeepCursor,
     /// Peers go on from what the context covers, not from where the cursor is.
     PullFromContext,
-    /// A seed that has data and is joining itself counts as an empty one.
-    FoundBesideJoining,
-    /// A node joins for what it was told at first, whoever holds it now.
-    JoinForEver,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 13] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -56,8 +52,6 @@ impl Mutant {
         Self::LostByCursor,
         Self::KeepCursor,
         Self::PullFromContext,
-        Self::FoundBesideJoining,
-        Self::JoinForEver,
     ];
 }
 

@@ -25,7 +25,6 @@ use crate::entry::{Entry, Start};
 use crate::freshness::Freshness;
 use crate::levels::Levels;
 use crate::link::{Link, LogState};
-use crate::mutants::{Mutant, is};
 use crate::names::NodeName;
 use crate::pending::Pending;
 use crate::reconcile::receiver::Receiver;
@@ -410,7 +409,7 @@ impl Replica {
             return;
         }
         let since = *self.target_unheld_since.get_or_insert(self.now.instant);
-        if self.now.instant.since(since) < self.config.limits.join_patience || is(Mutant::JoinForEver) {
+        if self.now.instant.since(since) < self.config.limits.join_patience {
             return;
         }
         let founded = live().find(|link| link.hello.as_ref().is_some_and(|hello| hello.founded));

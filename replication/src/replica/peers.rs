@@ -139,7 +139,7 @@ impl Replica {
 
     /// `node` said whether it has data, over whichever connection.
     fn seeds_answered(&mut self, node: &NodeName, founded: bool, durable: &VersionVector) {
-        if !founded && !durable.is_empty() && !is(Mutant::FoundBesideJoining) {
+        if !founded && !durable.is_empty() {
             // It is joining itself. There is data, so nobody founds anew; who has all of it is not known yet.
             return;
         }
