@@ -37,6 +37,8 @@ pub struct Sources {
     pub store: Box<dyn Fn() -> StoreReading + Send + Sync>,
     /// What the peer endpoint knows: a word and a count for each reason why it ended a connection.
     pub peer_faults: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// What was sent to peers, by type of message.
+    pub peer_sent: Box<dyn Fn() -> Vec<crate::peer::Sent> + Send + Sync>,
     /// When this node's certificate runs out, in seconds since 1970; `None` without one.
     pub certificate_not_after_unix_s: Option<i64>,
 }
@@ -224,6 +226,11 @@ struct Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Direction {
     direction: &'static str,
 }
@@ -236,6 +243,11 @@ impl Collector for Asking {
         let faults = (self.0.peer_faults)();
         let faults = faults.into_iter().map(|(reason, count)| (Reason { reason }, count));
         counters(out, "peer_faults", "Peer connections refused or ended by this side", faults)?;
+        let sent = (self.0.peer_sent)();
+        let messages = sent.iter().map(|sent| (Kind { kind: sent.kind }, sent.messages));
+        counters(out, "peer_sent_messages", "Messages sent to peers", messages)?;
+        let bytes = sent.iter().map(|sent| (Kind { kind: sent.kind }, sent.bytes));
+        counters(out, "peer_sent_bytes", "Bytes of messages sent to peers, without what QUIC adds", bytes)?;
         if let Some(not_after) = self.0.certificate_not_after_unix_s {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
             let help = "Time until this node's certificate runs out; negative once it has";
@@ -391,6 +403,7 @@ mod tests {
                 segments_dropped_by_cap: 1,
             }),
             peer_faults: Box::new(|| vec![("frame", 2)]),
+            peer_sent: Box::new(|| vec![crate::peer::Sent { kind: "root", messages: 3, bytes: 120 }]),
             certificate_not_after_unix_s: Some(0),
         })
     }
@@ -423,6 +436,8 @@ mod tests {
             "atoll_connections{listener=\"http\"} 1",
             "atoll_connections_closed_total{listener=\"quic\",reason=\"frame\"} 1",
             "atoll_peer_faults_total{reason=\"frame\"} 2",
+            "atoll_peer_sent_messages_total{kind=\"root\"} 3",
+            "atoll_peer_sent_bytes_total{kind=\"root\"} 120",
             "atoll_refusals_total{code=\"out_of_range\"} 1",
             "atoll_ready 1",
             "atoll_log_bytes 7340032",

@@ -238,6 +238,10 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 segments_dropped_by_cap: log.segments_dropped_by_cap(),
             }
         }),
+        peer_sent: Box::new({
+            let peers = peers.clone();
+            move || peers.as_ref().map(PeerHandle::sent).unwrap_or_default()
+        }),
         peer_faults: Box::new(move || {
             let faults = peers.as_ref().map(PeerHandle::faults);
             faults.iter().flat_map(FaultCounts::iter).map(|(fault, count)| (fault.as_str(), count)).collect()

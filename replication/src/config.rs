@@ -56,6 +56,8 @@ pub struct Limits {
     pub silent_after: Duration,
     /// For how long a node takes a peer's word that another process runs under its name.
     pub twin_for: Duration,
+    /// How long a node that joins waits for records which no connected peer holds any more.
+    pub join_patience: Duration,
     /// How long nobody could serve what this node lacks before it reconciles; and the first pause after a session that failed.
     pub reconcile_after: Duration,
     /// A reconciliation in which nothing moves for this long is given up.
@@ -70,6 +72,8 @@ pub struct Limits {
     pub prove_every: Duration,
     /// Between two times of truncating the log.
     pub truncate_every: Duration,
+    /// A peer that lacks more than this many records of one actor is catching up rather than live.
+    pub catching_up_records: u64,
     /// A clock that differs by more than this from the peers' median refuses writes that it would decide.
     pub skew_max_ms: u64,
 }
@@ -89,6 +93,7 @@ impl Default for Limits {
             resend_max: Duration::from_secs(30),
             silent_after: Duration::from_secs(3),
             twin_for: Duration::from_secs(15),
+            join_patience: Duration::from_secs(10),
             reconcile_after: Duration::from_millis(500),
             reconcile_idle: Duration::from_secs(30),
             verify_peer: Duration::from_secs(60),
@@ -96,6 +101,7 @@ impl Default for Limits {
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),
+            catching_up_records: 1_000,
             skew_max_ms: 250,
         }
     }

@@ -105,6 +105,8 @@ pub struct Replica {
     /// What this actor's previous record depended on, its own records included.
     deps: VersionVector,
     phase: Phase,
+    /// Since when no connected peer holds what this node joins for.
+    target_unheld_since: Option<Instant>,
     links: BTreeMap<LinkId, Link>,
     /// Which node a seed turned out to be: whichever connection of a pair stays, the seed has answered.
     seed_nodes: BTreeMap<SeedIndex, NodeName>,
@@ -180,6 +182,7 @@ impl Replica {
             founded_ms,
             deps: VersionVector::new(),
             phase,
+            target_unheld_since: None,
             links: BTreeMap::new(),
             seed_nodes: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -368,6 +371,7 @@ impl Replica {
         self.tick_truncate(store);
         self.tick_reconcile(store, out);
         self.tick_verify(store, out)?;
+        self.tick_join();
         self.pending.expire(self.now.instant, &self.config.limits);
         if !self.parked.is_empty() {
             self.apply_pending(store, out)?;
@@ -407,6 +411,31 @@ impl Replica {
         {
             self.phase = Phase::Serving;
         }
+    }
+
+    /// What this node joins for may be gone with the disk of whoever told it, and with every disk that held it. After a
+    /// while in which nobody here holds all of it, what a founded peer holds is enough; and what is here, when every
+    /// member is connected and none has more to offer.
+    fn tick_join(&mut self) {
+        let Phase::Joining(target) = &self.phase else { return };
+        let live = || self.links.values().filter(|link| link.is_live());
+        if live().any(|link| target.leq(link.peer())) {
+            self.target_unheld_since = None;
+            return;
+        }
+        let since = *self.target_unheld_since.get_or_insert(self.now.instant);
+        if self.now.instant.since(since) < self.config.limits.join_patience {
+            return;
+        }
+        let founded = live().find(|link| link.hello.as_ref().is_some_and(|hello| hello.founded));
+        let enough = match founded {
+            Some(link) => link.peer().clone(),
+            None if self.freshness.members().all(|(node, _)| self.live_link(node).is_some()) => self.durable.clone(),
+            None => return,
+        };
+        self.phase = Phase::Joining(enough);
+        self.target_unheld_since = None;
+        self.joined_yet();
     }
 
     /// Whether the node may serve.

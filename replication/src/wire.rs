@@ -384,6 +384,23 @@ impl Message {
         out[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }
 
+    /// The word for a frame's type, by the fifth byte of the frame.
+    #[must_use]
+    pub const fn type_name(kind: u8) -> Option<&'static str> {
+        Some(match kind {
+            HELLO => "hello",
+            DETAILS => "details",
+            RECORDS => "records",
+            RECONCILE => "reconcile",
+            ROOT => "root",
+            DURABLE => "durable",
+            RESUME => "resume",
+            PING => "ping",
+            PONG => "pong",
+            _ => return None,
+        })
+    }
+
     const fn kind(&self) -> u8 {
         match self {
             Self::Hello(_) => HELLO,

@@ -267,6 +267,38 @@ fn empty_nodes_found_together_once_every_seed_has_answered() {
 }
 
 #[test]
+fn a_seed_that_is_joining_itself_is_no_leave_to_found_anew() {
+    let mut bench = Bench::new(1);
+    bench.link_up(LINK, Some(0));
+    bench.say(Message::Hello(Hello { founded: false, durable: vector(&[(PEER, 4)]), ..hello() }));
+    assert_eq!(bench.replica.readiness(), Readiness::Asking);
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 25 });
+}
+
+#[test]
+fn a_node_does_not_join_for_ever_for_what_went_with_the_last_disk_that_held_it() {
+    let mut bench = Bench::new(1);
+    bench.link_up(LINK, Some(0));
+    bench.say(Message::Hello(Hello { durable: vector(&[(PEER, 4)]), ..hello() }));
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 0 });
+    // The seed comes back from an older disk, which has one record.
+    let actor = ActorId::new(0xd);
+    bench.greet(|hello| (hello.actor, hello.former, hello.durable) = (actor, vec![PEER], vector(&[(PEER, 1)])));
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+    bench.sync();
+    let patience = Limits::default().join_patience;
+    for _ in 0..patience.as_secs() {
+        bench.say(Message::Ping { sent_us: 1 });
+        bench.wait(Duration::from_secs(1));
+        assert_ne!(bench.replica.readiness(), Readiness::Serving);
+    }
+    bench.say(Message::Ping { sent_us: 1 });
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+}
+
+#[test]
 fn a_seed_has_answered_whichever_of_two_connections_to_it_stays() {
     // "me" is lower than "peer": of the two, the one that "peer" dialled goes, but it was the first to greet.
     let empty = || Message::Hello(Hello { founded: false, ..hello() });

@@ -5,6 +5,7 @@ mod faults;
 mod members;
 mod reconcile;
 mod restarts;
+mod wan;
 
 use anyhow::{Context, ensure};
 use atoll_client::api::{DataType, ErrorCode, Key, MapPatch, Namespace, SetChange, WriteLevel};

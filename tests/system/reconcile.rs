@@ -59,7 +59,7 @@ async fn check(cluster: &Cluster, rounds: i64) -> anyhow::Result<()> {
 }
 
 /// A counter of `/metrics`.
-async fn metric(node: &Node, name: &str) -> anyhow::Result<f64> {
+pub(crate) async fn metric(node: &Node, name: &str) -> anyhow::Result<f64> {
     let text = node.metrics().await?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Ok(line.with_context(|| format!("no {name} in\n{text}"))?.parse()?)
@@ -133,7 +133,7 @@ async fn a_region_restored_from_an_older_disk_gets_back_what_it_had_acknowledged
 }
 
 /// Adds one to a counter until told to stop, and says how often that was acknowledged.
-async fn count_until(node: &Node, stop: &AtomicBool) -> anyhow::Result<i64> {
+pub(crate) async fn count_until(node: &Node, stop: &AtomicBool) -> anyhow::Result<i64> {
     let (session, namespace, count) = (node.quic()?.session(), shop(), key("count"));
     let mut acknowledged = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -105,6 +105,7 @@ impl Node {
             status: Arc::clone(&status),
             store: Box::new(StoreReading::default),
             peer_faults: Box::new(Vec::new),
+            peer_sent: Box::new(Vec::new),
             certificate_not_after_unix_s: None,
         });
         let shared = Shared::new(Arc::new(app), Arc::new(metrics), setup.limits);

@@ -5,6 +5,7 @@ use super::fault::{Fault, FaultCounters};
 use super::link::{self, Link, describe};
 use super::outbox::Outbox;
 use super::schedule::{Dial, Failure, Schedule, Target};
+use super::sent::SentCounters;
 use super::transport;
 use crate::inbox::Inbox;
 use crate::tls::{PEER_SERVER_NAME, PeerIdentity};
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) inbox: Inbox,
     pub(super) endpoint: Endpoint,
     pub(super) faults: FaultCounters,
+    pub(super) sent: SentCounters,
     identity: PeerIdentity,
     certificate: CertificateDer<'static>,
     schedule: Mutex<Schedule>,
@@ -60,6 +62,7 @@ impl Shared {
             inbox,
             endpoint,
             faults: FaultCounters::default(),
+            sent: SentCounters::default(),
             identity,
             certificate: tls.certificate().clone(),
             schedule: Mutex::new(schedule),

@@ -164,27 +164,28 @@ async fn write(shared: &Shared, link: &Link) -> End {
     let bulk = link.connection.open_uni().await;
     match (control, live, bulk) {
         (Ok(control), Ok(live), Ok(bulk)) => tokio::select! {
-            end = write_lane(control, Lane::Control, link, &shared.inbox) => end,
-            end = write_lane(live, Lane::Live, link, &shared.inbox) => end,
-            end = write_lane(bulk, Lane::Bulk, link, &shared.inbox) => end,
+            end = write_lane(control, Lane::Control, link, shared) => end,
+            end = write_lane(live, Lane::Live, link, shared) => end,
+            end = write_lane(bulk, Lane::Bulk, link, shared) => end,
         },
         (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => End::There(error),
     }
 }
 
-async fn write_lane(mut stream: SendStream, lane: Lane, link: &Link, inbox: &Inbox) -> End {
+async fn write_lane(mut stream: SendStream, lane: Lane, link: &Link, shared: &Shared) -> End {
     // Fails on a closed stream only, and this one was just opened.
     let _ = stream.set_priority(lane.priority());
     loop {
         let mut bytes = Vec::new();
         let weight = link.outbox.next_write(lane, &mut bytes).await;
-        match stream.write_chunk(bytes.into()).await {
-            Ok(()) => {}
+        let bytes = bytes::Bytes::from(bytes);
+        match stream.write_chunk(bytes.clone()).await {
+            Ok(()) => shared.sent.count(&bytes),
             Err(WriteError::ConnectionLost(error)) => return End::There(error),
             Err(error) => return End::Here(Fault::Stream, error.to_string()),
         }
         // C3
-        if weight > 0 && inbox.input(Input::LinkSent(link.id, weight)).await.is_err() {
+        if weight > 0 && shared.inbox.input(Input::LinkSent(link.id, weight)).await.is_err() {
             return End::Stopped;
         }
     }

@@ -23,12 +23,14 @@ mod frames;
 mod link;
 mod outbox;
 mod schedule;
+mod sent;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 pub use config::{Limits, Member, PeerConfig, StartError};
 pub use fault::{Fault, FaultCounts};
+pub use sent::Sent;
 
 use crate::inbox::{Event, Inbox};
 use atoll_replication::wire::Message;
@@ -173,6 +175,12 @@ impl PeerHandle {
     #[must_use]
     pub fn faults(&self) -> FaultCounts {
         self.0.shared.faults.snapshot()
+    }
+
+    /// What was sent since the process began, by type of message.
+    #[must_use]
+    pub fn sent(&self) -> Vec<Sent> {
+        self.0.shared.sent.snapshot()
     }
 
     /// Where the endpoint listens: tells the port when the configuration left it open.

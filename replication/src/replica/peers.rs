@@ -155,6 +155,10 @@ impl Replica {
 
     /// `node` said whether it has data, over whichever connection.
     fn seeds_answered(&mut self, node: &NodeName, founded: bool, durable: &VersionVector) {
+        if !founded && !durable.is_empty() {
+            // It is joining itself. There is data, so nobody founds anew; who has all of it is not known yet.
+            return;
+        }
         let seeds: Vec<_> = self.seed_nodes.iter().filter(|(_, of)| *of == node).map(|(seed, _)| *seed).collect();
         for seed in seeds {
             self.seed_answered(seed, founded.then_some(durable));

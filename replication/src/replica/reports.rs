@@ -96,6 +96,12 @@ impl Replica {
         &self.parked
     }
 
+    /// Reconciliations under way: whether this node takes state over, and how many peers take over its own.
+    #[must_use]
+    pub fn sessions(&self) -> (bool, usize) {
+        (self.receiving.is_some(), self.sources.len())
+    }
+
     /// Bytes of records held back because something before them is missing.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
@@ -130,11 +136,8 @@ impl Replica {
             Some(link) if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link.id) => {
                 if matches!(self.phase, Phase::Serving) { LinkState::Reconciling } else { LinkState::Bootstrapping }
             }
-            Some(link) if link.lacks_records() > CATCHING_UP_RECORDS => LinkState::CatchingUp,
+            Some(link) if link.lacks_records() > self.config.limits.catching_up_records => LinkState::CatchingUp,
             Some(_) => LinkState::Live,
         }
     }
 }
-
-/// A peer that lacks more than this many records of one actor is catching up rather than live.
-const CATCHING_UP_RECORDS: u64 = 1_000;

@@ -1,8 +1,10 @@
-//! Plays simulated worlds: `sim run --seed S [--trace]`, `sim soak --seeds N [--from S] [--json]`.
+//! Plays simulated worlds: `sim run --seed S [--trace]`, `sim soak --seeds N [--from S] [--threads T] [--json]`.
 
 use anyhow::{Context, bail};
-use atoll_tests::sim::{Options, Report, Trace, World};
+use atoll_tests::sim::soak::{never_reached, soak, sums};
+use atoll_tests::sim::{Options, Trace, World};
 use std::io::Write;
+use std::time::Instant;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,33 +28,29 @@ fn main() -> anyhow::Result<()> {
         }
         Some("soak") => {
             let (from, seeds) = (value("--from")?.unwrap_or(0), value("--seeds")?.unwrap_or(1_000));
-            let mut total = Report::default();
-            for seed in from..from + seeds {
-                let report = World::run(Options::draw(seed)).map_err(anyhow::Error::msg)?;
-                total.add(&report);
-            }
+            let threads = value("--threads")?.unwrap_or(1).max(1) as usize;
+            let begun = Instant::now();
+            let total = soak(from, seeds, threads).map_err(anyhow::Error::msg)?;
+            let missing = never_reached(seeds, &total);
             if has("--json") {
-                let (simulated_s, reached) = (total.simulated_us / 1_000_000, &total.reached);
-                let (events, records) = (total.events, total.records);
                 let sum = serde_json::json!({
-                    "seeds": seeds, "from": from, "events": events, "records": records,
-                    "simulated_s": simulated_s, "reached": reached,
+                    "seeds": seeds, "from": from, "events": total.events, "records": total.records,
+                    "faults": total.faults, "simulated_s": total.simulated_us / 1_000_000,
+                    "wall_s": begun.elapsed().as_secs_f64(), "reached": total.reached, "never_reached": missing,
                 });
                 writeln!(out, "{sum}")?;
-                return Ok(());
+            } else {
+                let rate = total.events as f64 / begun.elapsed().as_secs_f64();
+                writeln!(out, "{}; {rate:.0} events a second", sums(seeds, &total))?;
+                for (what, count) in &total.reached {
+                    writeln!(out, "{count:>10} {what}")?;
+                }
             }
-            writeln!(
-                out,
-                "{seeds} seeds, {} events, {} records, {} simulated seconds",
-                total.events,
-                total.records,
-                total.simulated_us / 1_000_000
-            )?;
-            for (what, count) in total.reached {
-                writeln!(out, "{count:>10} {what}")?;
+            if !missing.is_empty() {
+                bail!("{seeds} seeds never reached: {}", missing.join(", "));
             }
         }
-        _ => bail!("usage: sim run --seed S [--trace] | sim soak --seeds N [--from S] [--json]"),
+        _ => bail!("usage: sim run --seed S [--trace] | sim soak --seeds N [--from S] [--threads T] [--json]"),
     }
     Ok(())
 }

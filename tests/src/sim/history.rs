@@ -3,7 +3,7 @@
 //! The reference is `f`: a pure function of a causal context and the set of all records ever made. It shares no code
 //! with the replica's way of applying records.
 
-use atoll_crdt::{Dot, Op, RowKey, VersionVector};
+use atoll_crdt::{ActorId, Dot, Op, RowKey, VersionVector};
 use atoll_replication::{Record, RecordBytes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,12 +17,39 @@ pub enum Meaning {
     Reset(RowKey, VersionVector),
 }
 
+/// A context as a list by actor, in the order in which actors were first met: what it covers is found at once.
+#[derive(Debug, Clone)]
+pub struct Reach(Vec<u64>);
+
+impl Reach {
+    fn covers(&self, dot: Place) -> bool {
+        self.0.get(dot.actor).is_some_and(|upto| *upto >= dot.seq)
+    }
+}
+
+/// A dot, its actor by the order of meeting.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    actor: usize,
+    seq: u64,
+}
+
+/// What a kill is aimed at.
+#[derive(Debug)]
+enum Target {
+    /// What this put, by its number in the row.
+    Put(usize),
+    /// Something that was never put here.
+    Other(Dot, Place),
+}
+
 #[derive(Debug, Default)]
 struct RowHistory {
-    puts: Vec<Dot>,
-    kills: Vec<(Dot, Vec<Dot>)>,
-    added: Vec<(Dot, i64)>,
-    resets: Vec<(Dot, VersionVector)>,
+    puts: Vec<(Dot, Place)>,
+    by_dot: BTreeMap<Dot, usize>,
+    kills: Vec<(Dot, Place, Vec<Target>)>,
+    added: Vec<(Dot, Place, i64)>,
+    resets: Vec<(Dot, Place, Reach)>,
 }
 
 /// All records, by row.
@@ -32,10 +59,29 @@ pub struct History {
     /// The whole context of each record's writer.
     deps: BTreeMap<Dot, VersionVector>,
     rows: BTreeMap<RowKey, RowHistory>,
-    clears: Vec<(Dot, Arc<[u8]>, VersionVector)>,
+    clears: Vec<(Dot, Place, Arc<[u8]>, Reach)>,
+    actors: BTreeMap<ActorId, usize>,
 }
 
 impl History {
+    fn place(&mut self, dot: Dot) -> Place {
+        let next = self.actors.len();
+        Place { actor: *self.actors.entry(dot.actor).or_insert(next), seq: dot.seq }
+    }
+
+    /// A context, to be asked often what it covers of what was written until now.
+    #[must_use]
+    pub fn reach(&self, context: &VersionVector) -> Reach {
+        let mut reach = vec![0; self.actors.len()];
+        for dot in context.iter() {
+            // Of an actor that was never met nothing was written.
+            if let Some(actor) = self.actors.get(&dot.actor) {
+                reach[*actor] = dot.seq;
+            }
+        }
+        Reach(reach)
+    }
+
     /// Takes in a record that its writer has just made, with its writer's whole context.
     ///
     /// # Errors
@@ -45,15 +91,25 @@ impl History {
             return Err(format!("dot {} was used twice", record.dot));
         }
         self.deps.insert(record.dot, context.clone());
+        let place = self.place(record.dot);
         for op in &record.ops {
             match op {
-                Op::Clear(clear) => self.clears.push((record.dot, Arc::clone(&clear.prefix), clear.context.clone())),
+                Op::Clear(clear) => {
+                    let seen = self.reach(&clear.context);
+                    self.clears.push((record.dot, place, Arc::clone(&clear.prefix), seen));
+                }
                 Op::Row(op) => {
+                    let places: Vec<_> = op.kills.iter().map(|kill| (*kill, self.place(*kill))).collect();
                     let row = self.rows.entry(op.key.clone()).or_default();
+                    let target = |(dot, place)| match row.by_dot.get(&dot) {
+                        Some(put) => Target::Put(*put),
+                        None => Target::Other(dot, place),
+                    };
+                    row.kills.push((record.dot, place, places.into_iter().map(target).collect()));
                     if op.put.is_some() {
-                        row.puts.push(record.dot);
+                        row.by_dot.insert(record.dot, row.puts.len());
+                        row.puts.push((record.dot, place));
                     }
-                    row.kills.push((record.dot, op.kills.clone()));
                 }
             }
         }
@@ -62,13 +118,15 @@ impl History {
 
     /// What the write of `dot` meant.
     pub fn meant(&mut self, dot: Dot, meanings: &[Meaning]) {
+        let place = self.place(dot);
         for meaning in meanings {
             match meaning {
                 Meaning::Added(key, amount) => {
-                    self.rows.entry(key.clone()).or_default().added.push((dot, *amount));
+                    self.rows.entry(key.clone()).or_default().added.push((dot, place, *amount));
                 }
                 Meaning::Reset(key, seen) => {
-                    self.rows.entry(key.clone()).or_default().resets.push((dot, seen.clone()));
+                    let seen = self.reach(seen);
+                    self.rows.entry(key.clone()).or_default().resets.push((dot, place, seen));
                 }
             }
         }
@@ -113,41 +171,53 @@ impl History {
         touched
     }
 
-    /// `f(context)` for one row: dots put by records in the context, minus dots killed by records in the context.
+    /// `f(context)` for one row, in order: dots put by records in the context, minus dots killed by records in the context.
     ///
     /// # Errors
     /// The context is not closed under kills.
-    pub fn live(&self, key: &RowKey, context: &VersionVector) -> Result<BTreeSet<Dot>, String> {
-        let Some(row) = self.rows.get(key) else { return Ok(BTreeSet::new()) };
-        let mut live: BTreeSet<Dot> = row.puts.iter().filter(|dot| context.covers(**dot)).copied().collect();
-        for (by, kills) in row.kills.iter().filter(|(by, _)| context.covers(*by)) {
-            for kill in kills {
-                if !context.covers(*kill) {
-                    return Err(format!("{by} kills {kill}, which the context does not cover"));
+    pub fn live(&self, key: &RowKey, context: &Reach) -> Result<Vec<Dot>, String> {
+        let Some(row) = self.rows.get(key) else { return Ok(Vec::new()) };
+        let mut is_live: Vec<bool> = row.puts.iter().map(|(_, put)| context.covers(*put)).collect();
+        for (by, _, targets) in row.kills.iter().filter(|(_, by, _)| context.covers(*by)) {
+            for target in targets {
+                let (killed, place) = match target {
+                    Target::Put(put) => row.puts[*put],
+                    Target::Other(dot, place) => (*dot, *place),
+                };
+                if !context.covers(place) {
+                    return Err(format!("{by} kills {killed}, which the context does not cover"));
                 }
-                live.remove(kill);
+                if let Target::Put(put) = target {
+                    is_live[*put] = false;
+                }
             }
         }
-        for (by, prefix, seen) in self.clears.iter().filter(|(by, _, _)| context.covers(*by)) {
+        for (by, _, prefix, seen) in self.clears.iter().filter(|(_, by, _, _)| context.covers(*by)) {
             if key.as_bytes().starts_with(prefix) {
-                if !seen.leq(context) {
+                if seen.0.iter().enumerate().any(|(actor, seq)| *seq > 0 && !context.covers(Place { actor, seq: *seq }))
+                {
                     return Err(format!("the clear {by} has seen what the context does not cover"));
                 }
-                live.retain(|dot| !seen.covers(*dot));
+                for (is_live, (_, put)) in is_live.iter_mut().zip(&row.puts) {
+                    *is_live &= !seen.covers(*put);
+                }
             }
         }
+        let mut live: Vec<_> =
+            row.puts.iter().zip(is_live).filter_map(|((dot, _), live)| live.then_some(*dot)).collect();
+        live.sort_unstable();
         Ok(live)
     }
 
     /// What a counter must show: the amounts that no reset in the context had seen.
     #[must_use]
-    pub fn counter(&self, key: &RowKey, context: &VersionVector) -> i128 {
+    pub fn counter(&self, key: &RowKey, context: &Reach) -> i128 {
         let Some(row) = self.rows.get(key) else { return 0 };
-        let resets: Vec<_> = row.resets.iter().filter(|(by, _)| context.covers(*by)).collect();
+        let resets: Vec<_> = row.resets.iter().filter(|(_, by, _)| context.covers(*by)).collect();
         row.added
             .iter()
-            .filter(|(dot, _)| context.covers(*dot) && !resets.iter().any(|(_, seen)| seen.covers(*dot)))
-            .map(|(_, amount)| i128::from(*amount))
+            .filter(|(_, dot, _)| context.covers(*dot) && !resets.iter().any(|(_, _, seen)| seen.covers(*dot)))
+            .map(|(_, _, amount)| i128::from(*amount))
             .sum()
     }
 

@@ -7,11 +7,13 @@
 //! **What always holds.** A run is a function of its seed and nothing else.
 
 pub mod checks;
+pub mod coverage;
 pub mod history;
 pub mod network;
 pub mod node;
 pub mod options;
 pub mod random;
+pub mod soak;
 pub mod store;
 pub mod workload;
 pub mod world;

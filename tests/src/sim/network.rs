@@ -30,6 +30,10 @@ pub struct Network {
     next_link: u64,
     /// Directed pairs that carry nothing.
     cut: BTreeSet<(usize, usize)>,
+    /// Until when a directed pair holds everything back.
+    clogged: BTreeMap<(usize, usize), u64>,
+    /// Ends of connections that broke with all that was under way to them.
+    severed: BTreeSet<(usize, LinkId)>,
     /// For order: when the last message of a directed connection arrives.
     last_arrival_us: BTreeMap<(u64, usize, bool), u64>,
 }
@@ -49,6 +53,39 @@ impl Network {
     /// Heals everything.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.clogged.clear();
+    }
+
+    /// Holds one direction back until a time.
+    pub fn clog(&mut self, from: usize, to: usize, until_us: u64) {
+        self.clogged.insert((from, to), until_us);
+    }
+
+    /// Whether some two nodes of `up` reach a third and not each other.
+    #[must_use]
+    pub fn is_partial(&self, up: &[usize]) -> bool {
+        let both = |a, b| self.carries(a, b) && self.carries(b, a);
+        up.iter().any(|b| {
+            let near: Vec<_> = up.iter().filter(|a| *a != b && both(**a, *b)).collect();
+            near.iter().any(|a| near.iter().any(|c| a != c && !both(**a, **c)))
+        })
+    }
+
+    /// Some connection, as seen by one of its sides.
+    pub fn any(&self, random: &mut Random) -> Option<(usize, LinkId)> {
+        let sides: Vec<_> = self.by_side.keys().copied().collect();
+        random.pick(&sides).copied()
+    }
+
+    /// What is under way to this end of a connection never arrives.
+    pub fn sever(&mut self, node: usize, link: LinkId) {
+        self.severed.insert((node, link));
+    }
+
+    /// Whether nothing arrives at this end any more.
+    #[must_use]
+    pub fn is_severed(&self, node: usize, link: LinkId) -> bool {
+        self.severed.contains(&(node, link))
     }
 
     /// Whether the two have a connection.
@@ -106,6 +143,10 @@ impl Network {
         let copies = 1 + usize::from(!matches!(message, Message::Hello(_)) && random.permille(options.duplication));
         let mut arrivals_us: Vec<_> =
             (0..copies).map(|_| random.between(options.delay_us.0, options.delay_us.1)).collect();
+        let clear_us = self.clogged.get(&(from, to)).map_or(0, |until| until.saturating_sub(now_us));
+        for arrival in &mut arrivals_us {
+            *arrival = (*arrival).max(clear_us);
+        }
         let bulk = matches!(message, Message::Reconcile(_));
         if (bulk || !options.reorder)
             && let Some(id) = self.by_side.get(&(from, link))

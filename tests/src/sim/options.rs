@@ -2,6 +2,48 @@
 
 use super::random::Random;
 
+/// What clients write most of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    /// A little of everything on a few names.
+    Ordinary,
+    /// One register and one counter.
+    HotKeys,
+    /// Hundreds of members a command.
+    HugeSets,
+    /// More deletes than anything else.
+    Deletes,
+}
+
+/// Faults beyond those of a plain network with plain crashes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rare {
+    /// Disks that come back as they once were.
+    pub restores: bool,
+    /// Disks that come back empty; nodes then ask their seeds before they serve.
+    pub wipes: bool,
+    /// A copy of a disk that is started beside the original.
+    pub clones: bool,
+    /// Processes that stand still for seconds.
+    pub pauses: bool,
+    /// Of those, some for minutes.
+    pub long_pauses: bool,
+    /// Wall clocks that jump by a year.
+    pub clock_jumps: bool,
+    /// Disks that take seconds for one sync.
+    pub stalls: bool,
+    /// Connections that break while messages are under way, or for one side only.
+    pub resets: bool,
+    /// Directions that hold everything back for seconds and let it go at once.
+    pub clogs: bool,
+    /// An operator who pauses links.
+    pub operator: bool,
+    /// Clients whose tokens name writes that never were.
+    pub forged_tokens: bool,
+    /// Seconds in which no client does anything.
+    pub lulls: bool,
+}
+
 /// What one run is like. Shares are per thousand.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -43,12 +85,72 @@ pub struct Options {
     pub window_bytes: usize,
     /// Records of an actor that a log keeps whoever needs more: few force reconciliations.
     pub log_records_max: usize,
+    /// Rarer faults.
+    pub rare: Rare,
+    /// How fast a wall clock may run beside true time, in parts of a million.
+    pub drift_ppm: u64,
+    /// What clients write.
+    pub mix: Mix,
+    /// Members of a huge set, and cells of sketches: so few that the members are about all that they can tell.
+    pub huge: (u64, usize),
+    /// Peers that may take a node's state over at once.
+    pub sources: usize,
+    /// Whether nodes have seeds, and found the cluster together.
+    pub founding: bool,
+    /// Whether at the end only a majority heals, and the rest stays broken for ever.
+    pub core_only: bool,
+    /// Whether a healed cluster is asked for write levels, and then watched while nothing happens.
+    pub epilogue: bool,
 }
 
 impl Options {
     /// Draws a configuration.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        let plain = Self::plain(seed);
+        // A generator of its own, so that a seed without rare faults plays as its plain one does.
+        let mut random = Random::new(seed ^ 0x5a_aa_a5);
+        let mut rarely = |share| random.permille(share);
+        let rare = Rare {
+            restores: rarely(150),
+            wipes: rarely(120),
+            clones: rarely(60),
+            pauses: rarely(150),
+            long_pauses: rarely(30),
+            clock_jumps: rarely(60),
+            stalls: rarely(150),
+            resets: rarely(250),
+            clogs: rarely(150),
+            operator: rarely(100),
+            forged_tokens: rarely(150),
+            lulls: rarely(100),
+        };
+        let founding = rare.wipes || rarely(250);
+        let (core_only, epilogue, drifts) = (rarely(150), rarely(100), rarely(150));
+        let mix = match random.below(40) {
+            0 | 1 => Mix::HugeSets,
+            2..=5 => Mix::HotKeys,
+            6..=9 => Mix::Deletes,
+            _ => Mix::Ordinary,
+        };
+        // Whoever has lost a huge set has to get all of it back.
+        let huge = *random.pick(&[(760, 1_024), (800, 1_024), (840, 1_024), (1_460, 2_048)]).unwrap_or(&(760, 1_024));
+        let sources = if mix == Mix::HugeSets { 1 } else { random.between(1, 2) as usize };
+        let (mut rare, mut founding, mut plain) = (rare, founding, plain);
+        if mix == Mix::HugeSets {
+            (rare.wipes, founding) = (true, true);
+            plain.log_records_max = plain.log_records_max.min(5);
+            plain.steps = plain.steps.min(80);
+            plain.burst = 1;
+            plain.window_bytes = *random.pick(&[500, plain.window_bytes]).unwrap_or(&500);
+        }
+        let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
+        Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
+    }
+
+    /// Draws a configuration without rare faults.
+    #[must_use]
+    pub fn plain(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let regions = random.between(2, 4) as usize;
         let delay = *random.pick(&[100, 5_000, 40_000, 150_000]).unwrap_or(&100);
@@ -73,6 +175,14 @@ impl Options {
             pending_bytes: *random.pick(&[16 << 20, 16 << 20, 600]).unwrap_or(&600),
             window_bytes: *random.pick(&[4 << 20, 4 << 20, 500]).unwrap_or(&500),
             log_records_max: *random.pick(&[usize::MAX, 30, 5, 1]).unwrap_or(&5),
+            rare: Rare::default(),
+            drift_ppm: 0,
+            mix: Mix::Ordinary,
+            huge: (760, 0),
+            sources: 2,
+            founding: false,
+            core_only: false,
+            epilogue: false,
         }
     }
 }

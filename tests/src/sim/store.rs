@@ -2,7 +2,8 @@
 //!
 //! **What always holds.** M1: `synced` is the state after the durable prefix of the entries, `rows` after all of them.
 //! M2: a crash keeps the durable prefix and any number of entries after it, and rebuilds the rest by the same replay
-//! that a real store does. M3: the sketch is that of `rows`.
+//! that a real store does. M3: the sketch is that of `rows`, and `synced_root` the sum over `synced`. M4: nothing of
+//! these changes but with `version`.
 
 use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
@@ -14,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 type Rows = BTreeMap<RowKey, Arc<Row>>;
 
-/// Sizes of a sketch: the least, because every pin copies it.
+/// Leaves of a sketch: the least, because every pin copies it.
 const LEAF_BITS: u32 = 0;
 
 static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
@@ -23,8 +24,18 @@ static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim")
 #[derive(Debug, Clone)]
 pub struct MemStore {
     rows: Arc<Rows>,
+    /// The key of every id that was ever seen.
+    ids: Arc<BTreeMap<RowId, RowKey>>,
     sketch: Sketch,
+    /// Cells of its prefix; few make it fall back to comparing everything.
+    prefix_cells: usize,
     synced: Rows,
+    /// The sum over `synced`.
+    synced_root: Cell,
+    /// Moves with every change of `rows` and `synced`.
+    version: u64,
+    /// How often records were dropped because all had them, and whoever needed them.
+    pub dropped: (u64, u64),
     /// What a restart would find if nothing unsynced survived.
     synced_state: Recovered,
     log: BTreeMap<ActorId, BTreeMap<u64, RecordBytes>>,
@@ -40,8 +51,13 @@ impl Default for MemStore {
     fn default() -> Self {
         Self {
             rows: Arc::default(),
+            ids: Arc::default(),
             sketch: Sketch::new(LEAF_BITS, 0),
+            prefix_cells: 0,
             synced: Rows::new(),
+            synced_root: Cell::EMPTY,
+            version: 0,
+            dropped: (0, 0),
             synced_state: Recovered::default(),
             log: BTreeMap::new(),
             log_records_max: usize::MAX,
@@ -67,8 +83,16 @@ fn change(rows: &mut Rows, changes: &[RowChange]) {
     }
 }
 
-fn sketch_of(rows: &Rows) -> Sketch {
-    let mut sketch = Sketch::new(LEAF_BITS, 0);
+/// What changes add to a sketch.
+fn sums(changes: &[RowChange]) -> impl Iterator<Item = Change> + '_ {
+    changes.iter().map(|change| {
+        let (before, after) = (digest(&change.key, change.before.as_deref()), digest(&change.key, Some(&change.after)));
+        Change::between(DIGESTS.id(&change.key), before, after)
+    })
+}
+
+fn sketch_of(rows: &Rows, prefix_cells: usize) -> Sketch {
+    let mut sketch = Sketch::new(LEAF_BITS, prefix_cells);
     for (key, row) in rows {
         sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, digest(key, Some(row))));
     }
@@ -76,17 +100,42 @@ fn sketch_of(rows: &Rows) -> Sketch {
 }
 
 impl MemStore {
-    /// An empty store that keeps at most so many records an actor.
+    /// An empty store that keeps at most so many records an actor, and so many cells of a sketch.
     #[must_use]
-    pub fn keeping(log_records_max: usize) -> Self {
-        Self { log_records_max, ..Self::default() }
+    pub fn keeping(log_records_max: usize, prefix_cells: usize) -> Self {
+        let sketch = Sketch::new(LEAF_BITS, prefix_cells);
+        Self { sketch, prefix_cells, log_records_max, ..Self::default() }
+    }
+
+    /// The disk as it is now, and what a process that starts on it finds.
+    #[must_use]
+    pub fn image(&self) -> (Self, Recovered) {
+        let mut image = self.clone();
+        let recovered = image.crash(0);
+        (image, recovered)
+    }
+
+    /// Cells of its sketch's prefix.
+    #[must_use]
+    pub fn prefix_cells(&self) -> usize {
+        self.prefix_cells
+    }
+
+    /// A number that is another one after every change. M4
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Makes everything up to `position` durable.
     pub fn sync_to(&mut self, position: Position) {
         while self.unsynced.front().is_some_and(|(at, _, _)| *at <= position) {
             if let Some((_, entry, changes)) = self.unsynced.pop_front() {
+                self.version += 1;
                 change(&mut self.synced, &changes);
+                for change in sums(&changes) {
+                    self.synced_root += Cell::of(change);
+                }
                 self.synced_state.replay(&entry);
             }
         }
@@ -106,6 +155,7 @@ impl MemStore {
 
     /// Crashes, keeping the first `keep` unsynced entries, and gives what a restart finds. M2
     pub fn crash(&mut self, keep: usize) -> Recovered {
+        self.version += 1;
         self.rows = Arc::new(self.synced.clone());
         let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
@@ -126,7 +176,8 @@ impl MemStore {
             recovered.replay(&entry);
         }
         self.synced.clone_from(&self.rows);
-        self.sketch = sketch_of(&self.rows);
+        self.sketch = sketch_of(&self.rows, self.prefix_cells);
+        self.synced_root = self.sketch.root();
         self.synced_state = recovered.clone();
         self.appended.clear();
         recovered
@@ -154,13 +205,15 @@ impl MemStore {
         let row = Arc::new(row);
         Arc::make_mut(&mut self.rows).insert(key.clone(), Arc::clone(&row));
         self.synced.insert(key.clone(), row);
-        self.sketch = sketch_of(&self.rows);
+        self.sketch = sketch_of(&self.rows, self.prefix_cells);
     }
 
     /// Whether the sketch is that of the rows. M3
     #[must_use]
     pub fn check_sketch(&self) -> bool {
-        self.sketch == sketch_of(&self.rows) && self.sketch.check_invariants()
+        self.sketch == sketch_of(&self.rows, self.prefix_cells)
+            && self.sketch.check_invariants()
+            && self.synced_root == sketch_of(&self.synced, 0).root()
     }
 }
 
@@ -218,10 +271,12 @@ impl Store for MemStore {
         assert!(changes.is_sorted_by(|a, b| a.key < b.key), "changes are in order of keys");
         self.last = Position(self.last.0 + 1);
         change(Arc::make_mut(&mut self.rows), &changes);
-        for change in &changes {
-            let (before, after) =
-                (digest(&change.key, change.before.as_deref()), digest(&change.key, Some(&change.after)));
-            self.sketch.apply(Change::between(DIGESTS.id(&change.key), before, after));
+        self.version += 1;
+        for (change, row) in sums(&changes).zip(&changes) {
+            self.sketch.apply(change);
+            if !self.ids.contains_key(&change.id) {
+                Arc::make_mut(&mut self.ids).insert(change.id, row.key.clone());
+            }
         }
         if let Entry::Record(record) = &entry {
             let dot = record.dot();
@@ -255,9 +310,11 @@ impl Store for MemStore {
         for (actor, records) in &mut self.log {
             while let Some((seq, _)) = records.first_key_value() {
                 let durable = self.synced_state.clocks.cursor.get(*actor) >= *seq;
-                if !durable || (*seq > stable.get(*actor) && records.len() <= self.log_records_max) {
+                let stable = *seq <= stable.get(*actor);
+                if !durable || (!stable && records.len() <= self.log_records_max) {
                     break;
                 }
+                *if stable { &mut self.dropped.0 } else { &mut self.dropped.1 } += 1;
                 records.pop_first();
                 dropped = true;
             }
@@ -266,11 +323,11 @@ impl Store for MemStore {
     }
 
     fn synced_root(&self) -> Cell {
-        sketch_of(&self.synced).root()
+        self.synced_root
     }
 
     fn pin(&mut self) -> Arc<dyn Pinned> {
-        Arc::new(Pin { rows: Arc::clone(&self.rows), sketch: self.sketch.clone() })
+        Arc::new(Pin { rows: Arc::clone(&self.rows), ids: Arc::clone(&self.ids), sketch: self.sketch.clone() })
     }
 }
 
@@ -278,6 +335,7 @@ impl Store for MemStore {
 #[derive(Debug)]
 struct Pin {
     rows: Arc<Rows>,
+    ids: Arc<BTreeMap<RowId, RowKey>>,
     sketch: Sketch,
 }
 
@@ -307,8 +365,8 @@ impl Pinned for Pin {
     }
 
     fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {
-        for (key, row) in &*self.rows {
-            if ids.binary_search(&DIGESTS.id(key)).is_ok() {
+        for key in ids.iter().filter_map(|id| self.ids.get(id)) {
+            if let Some(row) = self.rows.get(key) {
                 visitor(key, row);
             }
         }

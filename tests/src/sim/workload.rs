@@ -1,6 +1,7 @@
 //! What clients do: writes of every type on a few names, with and without what they saw.
 
 use super::history::Meaning;
+use super::options::{Mix, Options};
 use super::random::Random;
 use atoll_crdt::{CollectionKey, DataType, LeafKind, MapPath, RowKey, Seen, VersionVector, maps};
 use atoll_replication::{Command, MapChange};
@@ -60,7 +61,7 @@ impl Ghost {
 #[must_use]
 pub fn draw(
     random: &mut Random,
-    counter_share: u64,
+    options: &Options,
     context: &VersionVector,
     shown: Option<&(CollectionKey, Seen)>,
     seen: Option<&Seen>,
@@ -71,6 +72,10 @@ pub fn draw(
         let meanings = vec![Meaning::Reset(key.row(), shown.context.clone())];
         return Write { commands: vec![Command::Delete { key: key.clone() }], meanings, seen: Some(shown.clone()) };
     }
+    if options.mix != Mix::Ordinary && random.permille(600) {
+        return mixed(random, options, context);
+    }
+    let counter_share = options.counter_share;
     let with_seen = seen.filter(|_| random.permille(250));
     let mut ghost = Ghost::default();
     let mut commands = Vec::new();
@@ -84,6 +89,52 @@ pub fn draw(
         commands.push(command);
     }
     Write { commands, meanings: ghost.meanings(), seen: with_seen.cloned() }
+}
+
+/// A write of which this seed has many.
+fn mixed(random: &mut Random, options: &Options, context: &VersionVector) -> Write {
+    let mut ghost = Ghost::default();
+    let set = collection(DataType::Set, "huge");
+    let command = match options.mix {
+        Mix::HugeSets => {
+            let (first, all) = (random.below(options.huge.0), options.huge.0);
+            let numbers = first..first + random.between(all / 10, all / 3);
+            let member = |n: u64| set.member(&format!("m{}", n % all)).expect("a short member");
+            let members: Vec<_> = numbers.map(member).collect();
+            match random.below(20) {
+                0 => Command::Delete { key: set },
+                1 => Command::SetChange { add: Vec::new(), remove: members, key: set },
+                _ => Command::SetChange { add: members, remove: Vec::new(), key: set },
+            }
+        }
+        Mix::HotKeys if random.permille(500) => {
+            let key = counters().remove(0);
+            ghost.add(key.row(), 1);
+            Command::CounterAdd { key, amount: 1 }
+        }
+        Mix::HotKeys | Mix::Ordinary => Command::RegisterPut {
+            key: collection(DataType::Register, "r0"),
+            content_type: "text/plain".into(),
+            bytes: Arc::from(random.next().to_be_bytes().as_slice()),
+        },
+        Mix::Deletes => match random.below(4) {
+            0 => Command::Delete { key: collection(DataType::Set, "s") },
+            1 => {
+                let key = counters().remove(0);
+                ghost.reset(key.row(), context);
+                Command::Delete { key }
+            }
+            2 => {
+                let map = collection(DataType::Map, "m");
+                for pointer in ["/n", "/a/n"] {
+                    ghost.reset(path(pointer).leaf(&map, LeafKind::Counter), context);
+                }
+                Command::Delete { key: map }
+            }
+            _ => Command::Delete { key: collection(DataType::Register, random.pick(&["r0", "r1"]).unwrap_or(&"r0")) },
+        },
+    };
+    Write { commands: vec![command], meanings: ghost.meanings(), seen: None }
 }
 
 fn counter(random: &mut Random, context: &VersionVector, ghost: &mut Ghost) -> Command {

@@ -1,0 +1,4 @@
+//! Fuzzes `decoders::reconcile`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| atoll_fuzz::decoders::reconcile(bytes));

@@ -1,0 +1,4 @@
+//! Fuzzes `decoders::record`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| atoll_fuzz::decoders::record(bytes));

@@ -1,0 +1,4 @@
+//! The part of the simulator that a replica needs.
+
+#[path = "../../src/sim/store.rs"]
+pub mod store;
