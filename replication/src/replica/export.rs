@@ -65,6 +65,12 @@ impl Replica {
             if bytes >= bytes_max {
                 break;
             }
+            // What was taken over as rows never was in this log.
+            let rest = dot.seq.saturating_sub(beyond.get(dot.actor).max(logged_upto));
+            if rest > 0 {
+                excerpt.missing += rest;
+                excerpt.upto.include(dot);
+            }
         }
         Ok(excerpt)
     }

@@ -42,6 +42,8 @@ pub struct Rare {
     pub forged_tokens: bool,
     /// Seconds in which no client does anything.
     pub lulls: bool,
+    /// A member that is removed by force.
+    pub removals: bool,
 }
 
 /// What one run is like. Shares are per thousand.
@@ -124,6 +126,7 @@ impl Options {
             operator: rarely(100),
             forged_tokens: rarely(150),
             lulls: rarely(100),
+            removals: false,
         };
         let founding = rare.wipes || rarely(250);
         let (core_only, epilogue, drifts) = (rarely(150), rarely(100), rarely(150));
@@ -144,6 +147,9 @@ impl Options {
             plain.burst = 1;
             plain.window_bytes = *random.pick(&[500, plain.window_bytes]).unwrap_or(&500);
         }
+        // Whose disk is whose, and who may lose what, is told apart where nothing else replaces disks or names.
+        let replaced = rare.restores || rare.wipes || rare.clones || founding || core_only;
+        rare.removals = !replaced && random.permille(250);
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
         Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
     }

@@ -6,6 +6,7 @@
 mod clients;
 mod ending;
 mod faults;
+mod members;
 mod wire;
 
 use super::checks;
@@ -18,8 +19,8 @@ use super::store::MemStore;
 use atoll_crdt::{ActorId, CollectionKey, Dot, Seen, VersionVector};
 use atoll_replication::wire::Message;
 use atoll_replication::{
-    Config, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, Member, Membership, NodeName, Now,
-    Readiness, RegionName, Replica, SeedIndex,
+    Config, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, NodeName, Now, Readiness, RegionName,
+    Replica, SeedIndex,
 };
 use ending::Phase;
 use std::cmp::Reverse;
@@ -102,6 +103,11 @@ pub enum Event {
         /// To which other.
         peer: usize,
     },
+    /// A node hears that a member was removed.
+    Roster {
+        /// Which node.
+        node: usize,
+    },
     /// The network carries everything again.
     Heal,
 }
@@ -115,6 +121,7 @@ impl Event {
             | Self::Sent { from: node, .. }
             | Self::SyncDone { node, .. }
             | Self::Tick { node, .. }
+            | Self::Roster { node }
             | Self::Resume { node, .. } => Some(*node),
             Self::Connect
             | Self::Action
@@ -196,6 +203,9 @@ pub struct World {
     core: Vec<usize>,
     /// Who bears the name of another, and goes as soon as others hold what it does.
     leaving: Option<(usize, usize)>,
+    /// Who was removed by force, and what of it was carried over by hand.
+    removed: Option<usize>,
+    carried: VersionVector,
     /// Messages within the core since it is only watched, by kind, and dials.
     said: BTreeMap<&'static str, u64>,
     report: Report,
@@ -266,6 +276,8 @@ impl World {
             phase: Phase::Faulty,
             core: Vec::new(),
             leaving: None,
+            removed: None,
+            carried: VersionVector::new(),
             said: BTreeMap::new(),
             report: Report::default(),
             trace: None,
@@ -378,6 +390,7 @@ impl World {
                 self.thaw(node);
                 Ok(())
             }
+            Event::Roster { node } => self.told_of_removal(node),
             Event::Resume { node, peer } => self.input(node, Input::Pause(node_name(peer), false)),
             Event::Heal => {
                 if self.phase == Phase::Faulty {
@@ -430,6 +443,8 @@ impl World {
         let actor = ActorId::new(self.next_actor.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let config = self.config(index);
         let now = self.now(index);
+        // From its own rows, as a node has them that was told before it stopped.
+        let members = self.members(self.knows_of_removal(index));
         let node = &mut self.nodes[index];
         node.boot += 1;
         node.syncing = None;
@@ -437,9 +452,6 @@ impl World {
         node.cursor = node.recovered.clocks.cursor.clone();
         let mut replica =
             Replica::start(config, actor, now, node.recovered.clone(), &mut node.store).expect("memory does not fail");
-        let member =
-            |n| Member { node: node_name(n), region: region(n % self.options.regions), membership: Membership::Active };
-        let members = (0..self.options.nodes).map(member).collect();
         let mut inputs = vec![Input::Members(members)];
         if self.options.founding {
             inputs.push(Input::SeedIsSelf(SeedIndex(node.name as u32)));

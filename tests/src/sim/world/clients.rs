@@ -240,7 +240,8 @@ impl World {
         if *error == WriteError::SessionLost {
             // Invariant 14: only of what no disk holds. Of two nodes with one name one answers for both: what the other one
             // holds is not asked for, and for a while not when it is alone again.
-            let one_each = self.nodes.len() == self.options.nodes;
+            // And who is removed is asked no more.
+            let one_each = self.nodes.len() == self.options.nodes && self.removed.is_none();
             let held = |dot: Dot| self.nodes.iter().filter_map(Node::durable).any(|durable| durable.covers(dot));
             if one_each && request.token.iter().all(held) {
                 return Err(format!(

@@ -91,7 +91,9 @@ impl World {
 
     fn heal(&mut self) -> Result<(), String> {
         self.phase = Phase::Healing(self.now_us + CONVERGE_US);
-        self.core = (0..self.nodes.len()).filter(|index| self.nodes[*index].presence != Presence::Gone).collect();
+        self.core = (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].presence != Presence::Gone && self.removed != Some(*index))
+            .collect();
         self.stop_a_copy()?;
         let broken = if self.options.core_only { self.choose_broken() } else { Vec::new() };
         self.core.retain(|index| !broken.contains(index));
@@ -105,10 +107,11 @@ impl World {
                 self.begin_anew(index);
             }
         }
-        self.resume_links()
+        self.resume_links()?;
+        self.carry_over()
     }
 
-    fn begin_anew(&mut self, index: usize) {
+    pub(super) fn begin_anew(&mut self, index: usize) {
         self.thaw(index);
         self.nodes[index].stalled_until_us = 0;
         self.set_clock(index);
@@ -285,6 +288,7 @@ impl World {
     fn check_end(&mut self) -> Result<(), String> {
         self.check_whole()?;
         let end = self.core.first().map_or_else(VersionVector::new, |index| self.nodes[*index].context.clone());
+        self.check_carried(&end)?;
         let accounted = |world: &Self, dot| end.covers(dot) || world.is_lost(dot) || world.is_held(dot);
         // Invariant 5: nothing that was acknowledged is missing, but what went with the last disk that held it.
         if let Some(dot) = self.acknowledged.iter().find(|dot| !accounted(self, **dot)) {

@@ -25,6 +25,7 @@ enum Rarer {
     Reset,
     Clog,
     Operator,
+    Remove,
 }
 
 impl World {
@@ -56,6 +57,7 @@ impl World {
             with(rare.resets, Rarer::Reset),
             with(rare.clogs, Rarer::Clog),
             with(rare.operator, Rarer::Operator),
+            with(rare.removals && self.removed.is_none() && self.options.nodes > 2, Rarer::Remove),
         ]
         .into_iter()
         .flatten()
@@ -94,6 +96,7 @@ impl World {
                 self.network.clog(index, to, until_us);
                 self.fault_of("clogs");
             }
+            Rarer::Remove => self.remove_member(index),
             Rarer::Operator => {
                 let peer = self.random.below(self.options.nodes as u64) as usize;
                 if self.nodes[index].is_up() && self.nodes[index].name != peer {
