@@ -23,6 +23,7 @@ extern crate alloc;
 
 mod adoption;
 mod apply;
+mod aside;
 mod command;
 mod config;
 mod effect;
@@ -46,6 +47,7 @@ pub mod wire;
 
 pub use adoption::Adoption;
 pub use apply::{Clocks, RowChange, RowChanges, row_changes};
+pub use aside::{Aside, AsideUse, LayerId, Merged};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
 pub use effect::{

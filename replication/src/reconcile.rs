@@ -2,16 +2,18 @@
 //!
 //! **How it goes.** The *receiver* pins its state and opens a session with a *source*, which pins its own. The sketches
 //! tell which rows differ; the source sends those, less what the receiver's context makes unnecessary. The receiver
-//! collects them aside. When everything was said, one journal entry ([`crate::Adoption`]) merges every row that differed, and every
-//! row that was equal and changed here since, and takes over the source's context.
+//! collects them aside, in memory or in a layer on disk. When everything was said, one journal entry ([`crate::Adoption`]) merges
+//! every row that differed, and every row that was equal and changed here since, and takes over the source's context.
+//! The next session after one that was cut off goes on with the layer that this one left.
 //!
-//! **What always holds.** C1: until that entry nothing has happened, so a session that ends early leaves nothing behind.
+//! **What always holds.** C1: until that entry nothing has happened, so a session that ends early has changed nothing.
 //! C2: a row that was equal at the start stands for the source's: the receiver's own pinned copy is merged wherever the row
-//! changed since. C3: a session ends with either side's process, and with the connection. C4: a receiver has one session
-//! at a time; what it may hold is bounded.
+//! changed since. C3: a session ends with either side's process, and with the connection, unless the source had said
+//! everything. C4: a receiver has one session at a time; what it may hold in memory and on disk is bounded.
 //!
 //! **What is not here.** Which peer to ask and when, and the entry: the replica.
 
 pub(crate) mod message;
 pub(crate) mod receiver;
 pub(crate) mod source;
+pub(crate) mod staging;

@@ -10,12 +10,13 @@
 //! leave for peers before they are durable, which is safe because no actor is ever used again (S4).
 //!
 //! **What is not here.** Choosing the actor's number, the disk, the sockets: the driver. Conversations with peers:
-//! [`peers`], [`reconcile`].
+//! [`peers`], [`reconcile`], [`sources`].
 
 mod check;
 mod peers;
 mod reconcile;
 mod reports;
+mod sources;
 mod writes;
 
 use crate::apply::{Clocks, row_changes};
@@ -29,6 +30,7 @@ use crate::names::NodeName;
 use crate::pending::Pending;
 use crate::reconcile::receiver::Receiver;
 use crate::reconcile::source::Source;
+use crate::reconcile::staging::Staging;
 use crate::record::{Record, RecordBytes};
 use crate::status::{Counts, Readiness};
 use crate::store::{Position, Recovered, Store};
@@ -61,6 +63,15 @@ enum Unapplied {
 struct Lack {
     seq: u64,
     ask_at: Instant,
+}
+
+/// What a session left when it was cut off, for the next one.
+#[derive(Debug)]
+struct Kept {
+    staging: Staging,
+    since: Instant,
+    /// How far it was, of a thousand.
+    permille: u64,
 }
 
 /// Where a node without data stands.
@@ -113,6 +124,10 @@ pub struct Replica {
     held_by: BTreeMap<NodeName, VersionVector>,
     /// The session in which this node takes state over.
     receiving: Option<Receiver>,
+    /// What the last session left.
+    kept: Option<Kept>,
+    /// A layer that nobody goes on with is to be dropped.
+    aside_unwanted: bool,
     /// Sessions in which peers do.
     sources: BTreeMap<LinkId, Source>,
     next_session: u64,
@@ -179,6 +194,8 @@ impl Replica {
             log: LogState::default(),
             held_by: BTreeMap::new(),
             receiving: None,
+            kept: None,
+            aside_unwanted: false,
             sources: BTreeMap::new(),
             next_session: 0,
             lost_since: None,
@@ -240,10 +257,16 @@ impl Replica {
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
-        if let Some(receiver) = &mut self.receiving {
-            receiver.changed(rows.iter().map(|change| &change.key));
-        }
+        let staging = self.receiving.as_mut().map(|receiver| &mut receiver.staging);
+        let staging = staging.or_else(|| self.kept.as_mut().map(|kept| &mut kept.staging));
+        let changed: Vec<_> = match staging {
+            Some(_) => rows.iter().map(|change| change.key.clone()).collect(),
+            None => Vec::new(),
+        };
         let position = store.append(Entry::Record(bytes), rows);
+        if let Some(staging) = staging {
+            staging.changed(changed.into_iter(), &self.config.limits, store);
+        }
         self.clocks.record(record.dot);
         self.cursor_moved(record.dot.actor);
         self.appended.push_back((position, Unapplied::Record(record.dot)));
@@ -361,6 +384,7 @@ impl Replica {
     }
 
     fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        self.settle_session(store, out)?;
         self.tell_durable(out);
         self.ask_for_lacking(out);
         self.send_records(store, out)?;
@@ -400,6 +424,10 @@ impl Replica {
         match &self.phase {
             Phase::Asking(_) => Readiness::Asking,
             Phase::Joining(target) => {
+                if let Some(receiver) = &self.receiving {
+                    // By rows; it is not done before its closing entry.
+                    return Readiness::Joining { percent: (receiver.permille() / 10).min(99) as u8 };
+                }
                 let total: u128 = target.iter().map(|dot| u128::from(dot.seq)).sum();
                 let held: u128 =
                     target.iter().map(|dot| u128::from(dot.seq.min(self.clocks.context.get(dot.actor)))).sum();

@@ -5,6 +5,7 @@
 //! [`crate::Input::Synced`] with its position, and a crash keeps a prefix of the entries.
 
 use crate::apply::{Clocks, RowChanges};
+use crate::aside::Aside;
 use crate::entry::{Entry, Start};
 use crate::record::RecordBytes;
 use crate::sketch::{Cell, RowId, Sketch};
@@ -17,8 +18,9 @@ use atoll_crdt::{ActorId, Hlc, ReadError, Row, RowKey, RowSource, VersionVector}
 pub struct Position(pub u64);
 
 /// The journal and the rows behind one trait.
-pub trait Store: RowSource {
-    /// Appends one entry; `rows` is what it makes of the rows it touches. From now on reads show it.
+pub trait Store: RowSource + Aside {
+    /// Appends one entry; `rows` is what it makes of the rows it touches, beside those of a layer that it names: where both
+    /// mention a key, `rows` holds. From now on reads show it.
     fn append(&mut self, entry: Entry, rows: RowChanges) -> Position;
 
     /// Records of `actor` from `from` on, in order without a gap, at least one if there is one and else as many as fit
@@ -46,6 +48,9 @@ pub trait Store: RowSource {
 pub trait Pinned: RowSource + core::fmt::Debug + Send + Sync {
     /// The sketch of exactly these rows.
     fn sketch(&self) -> &Sketch;
+
+    /// How many rows there are.
+    fn rows(&self) -> u64;
 
     /// Visits, in any order, every row whose id is among `ids`, which are ascending. Cost: in proportion to `ids`.
     ///

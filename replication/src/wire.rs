@@ -458,7 +458,8 @@ mod tests {
         let opening = crate::sketch::Opening::of(&sketch, 12, 1);
         let steps = [
             Step::Open(Arc::new(crate::Open { context: vector.clone(), cursor: vector.clone(), opening })),
-            Step::Accept { context: vector.clone(), lost: vector.clone() },
+            Step::Accept { context: vector.clone(), lost: vector.clone(), rows: 7 },
+            Step::Taken(3),
             Step::Cells(sketch.prefix().cells()[..2].into()),
             Step::More { from: 2, to: 5 },
             Step::Want(ids.clone().into()),

@@ -28,7 +28,7 @@ fn opening(effects: &[Effect]) -> Option<SessionId> {
 }
 
 fn accept() -> Step {
-    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]) }
+    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: 1 }
 }
 
 /// All rows of the peer: one, put by this dot.
@@ -98,7 +98,7 @@ fn a_session_in_which_nothing_moves_is_given_up() {
 
 #[test]
 fn a_source_that_says_what_cannot_be_is_refused_and_nothing_is_applied() {
-    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost) };
+    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost), rows: 1 };
     let lies: [(&str, Vec<Step>, DisconnectReason); 4] = [
         ("rows beyond its context", vec![accept(), only_row(Dot::new(THIRD, 6))], DisconnectReason::Protocol),
         ("cursors beyond its context", vec![told(&[(THIRD, 5)], &[(THIRD, 6)])], DisconnectReason::Protocol),

@@ -70,6 +70,16 @@ impl Digests {
         self.sketch.root()
     }
 
+    /// Takes in what an entry makes of rows that were summed up before: those of a layer. Z2
+    pub(super) fn absorb_sketch(&mut self, changes: &Sketch) {
+        Arc::make_mut(&mut self.sketch).absorb(changes); // Z3
+    }
+
+    /// A sketch of nothing, of the same size.
+    pub(super) fn empty(&self) -> Sketch {
+        Sketch::new(self.sketch.leaves().bits(), self.sketch.prefix().cells().len())
+    }
+
     /// The sketch as it is now. Z3
     pub(super) fn sketch(&self) -> Arc<Sketch> {
         Arc::clone(&self.sketch)

@@ -1,6 +1,8 @@
-//! The row engine: rows, their index by id, counts, and the checkpoint they stand at, in fjall.
+//! The row engine: rows, their index by id, counts, and the checkpoint they stand at, in fjall. What it does with layers is in
+//! [`super::aside_rows`].
 //!
-//! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts. E2: every
+//! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts; but for layers, which have no effect
+//! before a checkpoint, and change nothing that is read when they are moved. E2: every
 //! value begins with a checksum over its key and itself, so that a value that is damaged, or under another's key, is an
 //! error and never an answer. E3: the index
 //! names exactly the rows that are there, by their ids under the secret whose fingerprint lies beside the checkpoint. E4:
@@ -9,6 +11,7 @@
 //! **Why its own log stays on.** A batch of a checkpoint is atomic across keyspaces by that log alone. It costs each row a
 //! second sequential write, a checkpoint at a time; the journal has made it durable long before.
 
+use super::aside_rows::{AdoptedRows, AsideRow, AsideRows};
 use super::checkpoint::Checkpoint;
 use super::digests::SketchSize;
 use super::directory::Directory;
@@ -16,8 +19,10 @@ use super::error::OpenError;
 use super::layer::Layer;
 use atoll_crdt::codec::{Reader, Writer};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
+use atoll_replication::LayerId;
 use atoll_replication::sketch::{Change, DigestKey, RowDigest, RowId, Sketch};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,17 +38,18 @@ const ID_BYTES: usize = 8;
 const PASSED_OVER_MAX: usize = 16;
 /// Entries of the index that are written, or removed, at once while it is made anew.
 const REINDEXED_AT_ONCE: usize = 8_192;
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 
 /// The engine. Its directory stays locked as long as it lives.
 pub(super) struct Engine {
-    database: Database,
-    rows: Keyspace,
+    pub(super) database: Database,
+    pub(super) rows: Keyspace,
     /// A row's id, big-endian, and its key; no value.
-    ids: Keyspace,
+    pub(super) ids: Keyspace,
     counts: Keyspace,
-    meta: Keyspace,
-    digest_key: DigestKey,
+    pub(super) meta: Keyspace,
+    pub(super) aside: AsideRows,
+    pub(super) digest_key: DigestKey,
     _directory: Arc<Directory>,
 }
 
@@ -76,8 +82,9 @@ impl Engine {
             let ids = database.keyspace("ids", options)?;
             let counts = database.keyspace("counts", options)?;
             let meta = database.keyspace("meta", options)?;
+            let aside = AsideRows::open(&database, options)?;
             let (digest_key, _directory) = (digest_key.clone(), Arc::clone(directory));
-            Ok(Self { database, rows, ids, counts, meta, digest_key, _directory })
+            Ok(Self { database, rows, ids, counts, meta, aside, digest_key, _directory })
         };
         let engine = open().map_err(|source| OpenError::Rows { path: path.clone(), source })?;
         let checkpoint = engine.checkpoint(&path)?;
@@ -91,8 +98,14 @@ impl Engine {
             .map_err(|error| OpenError::RowsDamaged { path: path.into(), what: format!("its checkpoint: {error}") })
     }
 
-    /// Writes what changed since the last checkpoint, all or nothing, and syncs it. E1
-    pub(super) fn write(&self, layer: &Layer, checkpoint: &Checkpoint) -> Result<(), fjall::Error> {
+    /// Writes what changed since the last checkpoint, all or nothing, and syncs it; `adopted` is the layer that its state
+    /// stands on. E1
+    pub(super) fn write(
+        &self,
+        layer: &Layer,
+        checkpoint: &Checkpoint,
+        adopted: Option<LayerId>,
+    ) -> Result<(), fjall::Error> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         let mut out = Writer::new();
         for (key, row) in &layer.rows {
@@ -113,22 +126,27 @@ impl Engine {
                 out = Writer::appending(bytes);
             }
         }
-        for (collection, count) in &layer.counts {
-            if *count == 0 {
-                batch.remove(&self.counts, collection.as_bytes());
-            } else {
-                let mut bytes = vec![0; CHECKSUM_BYTES];
-                bytes.extend_from_slice(&count.to_le_bytes());
-                seal(collection.as_bytes(), &mut bytes);
-                batch.insert(&self.counts, collection.as_bytes(), bytes);
-            }
+        layer.counts.iter().for_each(|(collection, count)| self.write_count(&mut batch, collection, *count));
+        if let Some(adopted) = adopted {
+            self.overwrite_adopted(&mut batch, adopted, layer.rows.keys(), layer.counts.keys());
         }
-        self.write_state(&mut batch, checkpoint);
+        self.write_state(&mut batch, checkpoint, adopted.is_some());
         batch.commit()
     }
 
-    fn write_state(&self, batch: &mut OwnedWriteBatch, checkpoint: &Checkpoint) {
-        batch.insert(&self.meta, STATE_KEY, checkpoint.encode());
+    pub(super) fn write_count(&self, batch: &mut OwnedWriteBatch, collection: &CollectionKey, count: u64) {
+        if count == 0 {
+            batch.remove(&self.counts, collection.as_bytes());
+        } else {
+            let mut bytes = vec![0; CHECKSUM_BYTES];
+            bytes.extend_from_slice(&count.to_le_bytes());
+            seal(collection.as_bytes(), &mut bytes);
+            batch.insert(&self.counts, collection.as_bytes(), bytes);
+        }
+    }
+
+    fn write_state(&self, batch: &mut OwnedWriteBatch, checkpoint: &Checkpoint, on_layer: bool) {
+        batch.insert(&self.meta, STATE_KEY, checkpoint.encode(on_layer));
         batch.insert(&self.meta, FINGERPRINT_KEY, self.fingerprint());
     }
 
@@ -157,6 +175,7 @@ impl Engine {
     /// Makes the index anew, of every row, because the secret is another one; the checkpoint's root is then of that one.
     /// A crash on the way leaves the old fingerprint, and it is done again. E3
     pub(super) fn reindex(&self, checkpoint: &mut Checkpoint, size: SketchSize) -> Result<Sketch, ReadError> {
+        self.move_all()?;
         let write = |batch: OwnedWriteBatch| batch.commit().map_err(|error| failed(&error));
         let new_batch = || self.database.batch();
         let mut batch = new_batch();
@@ -182,7 +201,7 @@ impl Engine {
         }
         checkpoint.root = sketch.root();
         let mut batch = batch.durability(Some(PersistMode::SyncData));
-        self.write_state(&mut batch, checkpoint);
+        self.write_state(&mut batch, checkpoint, false);
         write(batch)?;
         Ok(sketch)
     }
@@ -195,10 +214,11 @@ impl Engine {
         mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
     ) -> Result<(Sketch, u64), ReadError> {
         let (mut sketch, mut rows) = (size.sketch(rows_expected), 0);
-        for stored in self.rows_from(&self.snapshot(), &[]) {
+        let adopted = self.adopted().map_err(|error| failed(&error))?;
+        for stored in self.rows_from(&self.snapshot(), adopted, &[])? {
             let stored = stored?;
             let key = stored.key_bytes();
-            let digest = self.digest_key.digest_of_bytes(key, open(key, &stored.value)?);
+            let digest = stored.digest(&self.digest_key)?;
             sketch.apply(Change::between(self.digest_key.id_of_bytes(key), RowDigest::ABSENT, digest));
             each(key)?;
             rows += 1;
@@ -236,8 +256,18 @@ impl Engine {
         stored.map(|stored| decode_row(key.as_bytes(), &stored)).transpose()
     }
 
-    /// The count of a collection in a snapshot.
-    pub(super) fn count(&self, snapshot: &Snapshot, collection: &CollectionKey) -> Result<u64, ReadError> {
+    /// The count of a collection in a snapshot, on an adopted layer. E6
+    pub(super) fn count(
+        &self,
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        collection: &CollectionKey,
+    ) -> Result<u64, ReadError> {
+        let more = adopted.map_or(Ok(0), |layer| self.aside_count(snapshot, layer, collection))?;
+        Ok(self.moved_count(snapshot, collection)?.saturating_add_signed(more))
+    }
+
+    fn moved_count(&self, snapshot: &Snapshot, collection: &CollectionKey) -> Result<u64, ReadError> {
         let stored = snapshot.get(&self.counts, collection.as_bytes()).map_err(|error| failed(&error))?;
         let Some(stored) = stored else { return Ok(0) };
         let body = open(collection.as_bytes(), &stored)?;
@@ -245,10 +275,33 @@ impl Engine {
         Ok(u64::from_le_bytes(count))
     }
 
-    /// Rows of a snapshot from `from` on, in order.
-    pub(super) fn rows_from(&self, snapshot: &Snapshot, from: &[u8]) -> StoredRows {
+    /// Rows of a snapshot from `from` on, in order, with what an adopted layer makes of them. E5
+    pub(super) fn rows_from(
+        &self,
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        from: &[u8],
+    ) -> Result<StoredRows, ReadError> {
         let range = (Bound::Included(from), Bound::Unbounded);
-        StoredRows { rows: snapshot.range::<&[u8], _>(&self.rows, range) }
+        let rows = snapshot.range::<&[u8], _>(&self.rows, range);
+        let mut stored = StoredRows { rows, head: None, adopted: None };
+        if let Some(layer) = adopted {
+            stored.adopted = Some(self.adopted_from(snapshot, layer, from).peekable());
+            stored.head = stored.next_moved()?;
+        }
+        Ok(stored)
+    }
+
+    /// What an adopted layer says of a row; an empty row is one that is gone. E5
+    pub(super) fn adopted_row(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        key: &RowKey,
+    ) -> Result<Option<Arc<Row>>, ReadError> {
+        let row: Option<AsideRow> = self.aside_row(snapshot, layer, key)?;
+        let merged = |row: AsideRow| row.merged.map(|merged| merged.after);
+        row.map(|row| merged(row).ok_or_else(|| damaged(key.as_bytes(), "no pass has merged it"))).transpose()
     }
 }
 
@@ -305,7 +358,7 @@ impl Sought {
 }
 
 /// The entry of a row in the index by id.
-fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
+pub(super) fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(ID_BYTES + key.len());
     out.extend_from_slice(&id.to_bits().to_be_bytes());
     out.extend_from_slice(key);
@@ -315,7 +368,13 @@ fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
 /// A row as it is stored, decoded only if it is wanted.
 pub(super) struct StoredRow {
     key: fjall::Slice,
-    value: fjall::Slice,
+    value: Stored,
+}
+
+enum Stored {
+    Bytes(fjall::Slice),
+    /// Of a layer.
+    Row(Arc<Row>),
 }
 
 impl StoredRow {
@@ -324,29 +383,82 @@ impl StoredRow {
         &self.key
     }
 
+    /// A row of a layer.
+    pub(super) fn of_layer(key: Vec<u8>, row: Arc<Row>) -> Self {
+        Self { key: key.into(), value: Stored::Row(row) }
+    }
+
     /// Key and row.
     pub(super) fn decode(&self) -> Result<(RowKey, Arc<Row>), ReadError> {
         let key = RowKey::parse(&self.key).map_err(|error| damaged(&self.key, &error.to_string()))?;
-        Ok((key, decode_row(&self.key, &self.value)?))
+        let row = match &self.value {
+            Stored::Bytes(bytes) => decode_row(&self.key, bytes)?,
+            Stored::Row(row) => Arc::clone(row),
+        };
+        Ok((key, row))
+    }
+
+    fn digest(&self, digest_key: &DigestKey) -> Result<RowDigest, ReadError> {
+        match &self.value {
+            Stored::Bytes(bytes) => Ok(digest_key.digest_of_bytes(&self.key, open(&self.key, bytes)?)),
+            Stored::Row(_) => self.decode().map(|(key, row)| digest_key.digest(&key, &row)),
+        }
     }
 }
 
 /// Rows of a snapshot, in order.
 pub(super) struct StoredRows {
     rows: fjall::Iter,
+    /// The next of them, while there is a layer.
+    head: Option<StoredRow>,
+    adopted: Option<Peekable<AdoptedRows>>,
+}
+
+impl StoredRows {
+    fn next_moved(&mut self) -> Result<Option<StoredRow>, ReadError> {
+        let row = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner().map_err(|error| failed(&error))?;
+            Ok(StoredRow { key, value: Stored::Bytes(value) })
+        };
+        self.rows.next().map(row).transpose()
+    }
+
+    /// The next row that holds something: the layer's where it has one. E5
+    fn next_row(&mut self) -> Result<Option<StoredRow>, ReadError> {
+        let Some(adopted) = &mut self.adopted else { return self.next_moved() };
+        loop {
+            let order = match (adopted.peek(), &self.head) {
+                (None, _) => std::cmp::Ordering::Greater,
+                (Some(Ok((row, _))), Some(head)) => row.key.cmp(&head.key),
+                (Some(_), _) => std::cmp::Ordering::Less,
+            };
+            let of_layer = if order.is_le() { adopted.next().transpose()? } else { None };
+            let moved = if order.is_ge() { self.head.take() } else { None };
+            if order.is_ge() {
+                let guard = self.rows.next().map(fjall::Guard::into_inner).transpose();
+                self.head = guard
+                    .map_err(|error| failed(&error))?
+                    .map(|(key, value)| StoredRow { key, value: Stored::Bytes(value) });
+            }
+            match of_layer {
+                None => return Ok(moved),
+                Some((row, true)) => return Ok(Some(row)),
+                Some((_, false)) => {}
+            }
+        }
+    }
 }
 
 impl Iterator for StoredRows {
     type Item = Result<StoredRow, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let guard = self.rows.next()?;
-        Some(guard.into_inner().map(|(key, value)| StoredRow { key, value }).map_err(|error| failed(&error)))
+        self.next_row().transpose()
     }
 }
 
 /// Fills in the checksum of a value that follows its place. E2
-fn seal(key: &[u8], bytes: &mut [u8]) {
+pub(super) fn seal(key: &[u8], bytes: &mut [u8]) {
     let checksum = checksum(key, &bytes[CHECKSUM_BYTES..]);
     bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
@@ -359,7 +471,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
 }
 
 /// The value behind its checksum. E2
-fn open<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
+pub(super) fn open<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
     let found = stored.split_first_chunk::<CHECKSUM_BYTES>();
     let valid = found.filter(|(found, body)| **found == checksum(key, body).to_le_bytes());
     valid.map(|(_, body)| body).ok_or_else(|| damaged(key, "its checksum does not match"))
@@ -372,11 +484,11 @@ fn decode_row(key: &[u8], stored: &[u8]) -> Result<Arc<Row>, ReadError> {
     Ok(Arc::new(row))
 }
 
-fn damaged(key: &[u8], what: &str) -> ReadError {
+pub(super) fn damaged(key: &[u8], what: &str) -> ReadError {
     ReadError(format!("the stored row {} is damaged: {what}", key.escape_ascii()))
 }
 
-fn failed(error: &fjall::Error) -> ReadError {
+pub(super) fn failed(error: &fjall::Error) -> ReadError {
     ReadError(format!("the row engine: {error}"))
 }
 

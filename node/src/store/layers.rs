@@ -8,8 +8,8 @@ use super::cache::RowCache;
 use super::engine::{Engine, StoredRow, StoredRows};
 use super::layer::Layer;
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
-use atoll_replication::Position;
 use atoll_replication::sketch::RowId;
+use atoll_replication::{LayerId, Position};
 use fjall::Snapshot;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -23,10 +23,29 @@ pub(super) struct Base {
     pub(super) generation: u64,
     /// The last entry that it contains, durably.
     pub(super) position: Position,
+    /// The layer whose rows hold before those that were moved. Shown by the snapshot.
+    pub(super) adopted: Option<LayerId>,
 }
 
 impl Base {
+    /// The engine as it is now, on the same generation; nothing writes rows to it at this moment.
+    pub(super) fn again(&self, adopted: Option<LayerId>) -> Self {
+        let (engine, cache) = (Arc::clone(&self.engine), Arc::clone(&self.cache));
+        let snapshot = engine.snapshot();
+        Self { engine, cache, snapshot, generation: self.generation, position: self.position, adopted }
+    }
+
+    /// What the adopted layer says, which the cache knows nothing of.
+    fn adopted_row(&self, key: &RowKey) -> Result<Option<Option<Arc<Row>>>, ReadError> {
+        let Some(layer) = self.adopted else { return Ok(None) };
+        let row = self.engine.adopted_row(&self.snapshot, layer, key)?;
+        Ok(row.map(|row| (!row.is_empty()).then_some(row)))
+    }
+
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        if let Some(row) = self.adopted_row(key)? {
+            return Ok(row);
+        }
         if let Some(known) = self.cache.get(key, self.generation) {
             return Ok(known);
         }
@@ -37,6 +56,9 @@ impl Base {
 
     /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
     fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        if let Some(row) = self.adopted_row(key)? {
+            return Ok(row);
+        }
         match self.cache.get(key, self.generation) {
             Some(known) => Ok(known),
             None => self.engine.row(&self.snapshot, key),
@@ -64,19 +86,38 @@ pub(super) struct Layers {
 impl Layers {
     /// One row; an empty one is none.
     pub(super) fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        self.row_on(&self.base, key)
+    }
+
+    /// [`Self::row`] on another base than that of these layers.
+    pub(super) fn row_on(&self, base: &Base, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
             Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
-            None => self.base.row(key),
+            None => base.row(key),
+        }
+    }
+
+    /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
+    pub(super) fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
+        match self.memtable.rows.get(key).or_else(frozen) {
+            Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None => self.base.row_once(key),
         }
     }
 
     /// How many rows of a collection hold something.
     pub(super) fn count(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        self.count_on(&self.base, collection)
+    }
+
+    /// [`Self::count`] on another base.
+    pub(super) fn count_on(&self, base: &Base, collection: &CollectionKey) -> Result<u64, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.counts.get(collection));
         match self.memtable.counts.get(collection).or_else(frozen) {
             Some(count) => Ok(*count),
-            None => self.base.engine.count(&self.base.snapshot, collection),
+            None => base.engine.count(&base.snapshot, base.adopted, collection),
         }
     }
 
@@ -94,9 +135,22 @@ impl Layers {
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>),
     ) -> Result<(), ReadError> {
         let base = &self.base;
+        let in_memory = |key: &RowKey| {
+            let mentions = |layer: &Layer| layer.rows.contains_key(key);
+            mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions)
+        };
+        if let Some(layer) = base.adopted {
+            base.engine.aside_keys(&base.snapshot, layer, ids, &mut |key| {
+                if !in_memory(&key)
+                    && let Some(Some(row)) = base.adopted_row(&key)?
+                {
+                    visitor(&key, &row);
+                }
+                Ok(())
+            })?;
+        }
         base.engine.visit_keys(&base.snapshot, ids, &mut |key| {
-            let mentions = |layer: &Layer| layer.rows.contains_key(&key);
-            if mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions) {
+            if in_memory(&key) || base.adopted_row(&key)?.is_some() {
                 return Ok(());
             }
             match base.row_once(&key)? {
@@ -107,9 +161,20 @@ impl Layers {
         })
     }
 
-    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`]. `above` are rows of a layer above these.
-    pub(super) fn visit<'a>(
+    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`].
+    pub(super) fn visit(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        self.visit_on(&self.base, None, prefix, from, visitor)
+    }
+
+    /// [`Self::visit`] on another base. `above` are rows of a layer above these.
+    pub(super) fn visit_on<'a>(
         &'a self,
+        base: &Base,
         above: Option<MemoryRows<'a>>,
         prefix: &[u8],
         from: &[u8],
@@ -120,7 +185,8 @@ impl Layers {
         memory.extend(above.map(Iterator::peekable));
         memory.push(rows_from(&self.memtable, from).peekable());
         memory.extend(self.frozen.as_ref().map(|layer| rows_from(layer, from).peekable()));
-        let stored = Stored::begin(self.base.engine.rows_from(&self.base.snapshot, from))?;
+        let stored = base.engine.rows_from(&base.snapshot, base.adopted, from)?;
+        let stored = Stored::begin(stored)?;
         merge(memory, stored, prefix, visitor)
     }
 }

@@ -22,6 +22,8 @@
 //! tail: it would write and sync every row twice where one append is enough. `docs/decisions/0003-journal-and-row-engine.md`
 //! has the figures, `docs/internals/storage.md` the formats.
 
+mod aside;
+mod aside_rows;
 mod cache;
 mod checkpoint;
 mod commit;
@@ -39,6 +41,7 @@ mod journal;
 mod layer;
 mod layers;
 mod node_store;
+mod over;
 mod pin;
 mod preparer;
 mod replay;

@@ -1,5 +1,6 @@
 //! The store of a node: what the replica thread owns, and what it hands to readers and to the disk.
 
+use super::aside::AsideBuilder;
 use super::cache::RowCache;
 use super::checkpoint::Checkpoint;
 use super::commit::{CommitQueue, Committer, Durable};
@@ -21,7 +22,7 @@ use super::view::Views;
 use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::Cell;
 use atoll_replication::sketch::Sketch;
-use atoll_replication::{Entry, Pinned, Position, RecordBytes, Recovered, RowChanges, Store};
+use atoll_replication::{Aside, AsideUse, Entry, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -77,6 +78,7 @@ pub struct NodeStore {
     stats: Arc<StoreStats>,
     retain: Retention,
     sketch_path: PathBuf,
+    aside: AsideBuilder,
     on_failure: FailureHandler,
 }
 
@@ -114,7 +116,8 @@ impl NodeStore {
         );
         let flusher = flusher.map_err(OpenError::io(&config.dir))?;
         let (snapshot, position) = (engine.snapshot(), checkpoint.position);
-        let base = Arc::new(Base { engine, cache, snapshot, generation: 0, position });
+        let adopted = engine.adopted().map_err(|source| OpenError::Rows { path: directory.rows(), source })?;
+        let base = Arc::new(Base { engine, cache, snapshot, generation: 0, position, adopted });
         let rule = CheckpointRule { memtable_bytes: config.memtable_bytes, every: config.checkpoint_every };
         let mut state = State::new(base, checkpoint, digests, flusher, rule);
         let replayed = replay(&directory.journal(), &config, &mut state)?;
@@ -149,6 +152,8 @@ impl NodeStore {
         let views = Arc::new(Views::new(Arc::new(state.view())));
         let stats = Arc::new(StoreStats::default());
         stats.cut_bytes.store(replayed.cut_bytes, Relaxed);
+        let (engine, adopted) = (&state.base().engine, state.base().adopted);
+        let aside = AsideBuilder::start(engine, adopted, on_failure.clone()).map_err(OpenError::io(&config.dir))?;
         let recovered = state.synced().state.clone();
         let store = Self {
             journal: replayed.journal,
@@ -157,6 +162,7 @@ impl NodeStore {
             stats,
             retain: config.retain,
             sketch_path: directory.sketch(),
+            aside,
             on_failure,
         };
         store.count();
@@ -182,7 +188,7 @@ impl NodeStore {
         let garbage = self.state.drive_checkpoints();
         if changed || garbage.is_some() {
             let before = self.views.publish(Arc::new(self.state.view()));
-            if let Some(frozen) = garbage {
+            if let Some(frozen) = garbage.flatten() {
                 self.state.free(frozen, before);
             }
             self.count();
@@ -331,7 +337,15 @@ impl RowSource for NodeStore {
 impl Store for NodeStore {
     fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
         let position = self.journal.append(&entry);
-        if let Err(error) = self.state.absorb(position, entry, rows) {
+        let layer = if let Entry::Adopt(adoption) = &entry { adoption.layer } else { None };
+        let absorbed = match layer {
+            None => self.state.absorb(position, entry, rows),
+            Some(layer) => self
+                .aside
+                .adopt(layer, &rows)
+                .and_then(|adopting| self.state.absorb_layer(position, entry, rows, &adopting)),
+        };
+        if let Err(error) = absorbed {
             // The rows it changes were read a moment ago; now the counts of their sets cannot be.
             self.on_failure.tell(StoreFailure::Read(error));
         }
@@ -347,6 +361,8 @@ impl Store for NodeStore {
     }
 
     fn truncate(&mut self, stable: &VersionVector) -> bool {
+        // On a node at rest nothing else does.
+        self.drive_checkpoints(false);
         let unlogged = &self.state.synced().state.clocks.unlogged;
         let horizon = Horizon { stable, unlogged, checkpoint: self.state.base().position };
         let found = self.journal.droppable(&self.retain, &horizon);
@@ -374,5 +390,51 @@ impl Store for NodeStore {
 
     fn pin(&mut self) -> Arc<dyn Pinned> {
         Arc::new(self.state.pin())
+    }
+}
+
+impl Aside for NodeStore {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+        let position = self.last();
+        self.aside.begin(pinned, position);
+    }
+
+    fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
+        self.aside.put(rows);
+    }
+
+    fn note_aside(&mut self, changed: Vec<RowKey>, pinned: Arc<dyn Pinned>) {
+        let position = self.last();
+        self.aside.note(changed, pinned, position);
+    }
+
+    fn over_aside(&mut self) -> Option<Arc<dyn Pinned>> {
+        self.aside.over()
+    }
+
+    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
+        self.aside.merge(context, theirs);
+    }
+
+    fn merged_aside(&mut self) -> Option<Merged> {
+        let (merged, position) = self.aside.merged()?;
+        self.drive_checkpoints(false);
+        self.state.is_below(position).then_some(merged)
+    }
+
+    fn aside_row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        self.aside.raw(key)
+    }
+
+    fn aside_use(&self) -> AsideUse {
+        self.aside.usage()
+    }
+
+    fn drop_aside(&mut self) {
+        self.aside.drop_layer();
+    }
+
+    fn is_moving_aside(&self) -> bool {
+        self.state.is_moving()
     }
 }

@@ -3,16 +3,17 @@
 //! ```text
 //! receiver                                  source
 //!   Open: both clocks, sketch opening   →
-//!                                       ←   Accept: context, lost actors
+//!                                       ←   Accept: context, lost actors, about how many rows will come
 //!                                       ←   Cells …                        only when the opening names too little
 //!   More: cells from … on               →
 //!   Want: ids | everything              →
 //!                                       ←   States: rows by id, or by range of keys … | Close
+//!   Taken: chunks that are on disk      →
 //! ```
 //!
 //! **What always holds.** M1: every message names its session by both sides' numbers and has a place in it, so what is
 //! late or comes twice is dropped, and what is missing is noticed. M2: lengths are checked before
-//! anything is allocated; bytes from a peer never panic.
+//! anything is allocated; bytes from a peer never panic. M3: a chunk of rows ends with a checksum of its bytes.
 
 use crate::sketch::{CELL_BYTES, Cell, Opening, PREFIX_CELLS_MAX, RowId, decode_cells, encode_cells};
 use alloc::sync::Arc;
@@ -105,6 +106,8 @@ pub enum Step {
         context: VersionVector,
         /// How far the cursors of lost actors will go.
         lost: VersionVector,
+        /// About how many rows it will mention: for telling how far the session is, and for nothing else.
+        rows: u64,
     },
     /// The source's cells, from the receiver's next one on.
     Cells(Arc<[Cell]>),
@@ -121,6 +124,8 @@ pub enum Step {
     WantAll,
     /// Rows of the source.
     States(States),
+    /// So many chunks of rows were taken in, all in all: the source may send more.
+    Taken(u32),
     /// Everything was said.
     Close,
     /// The source gives up; nothing happened.
@@ -138,6 +143,8 @@ pub struct Open {
     pub cursor: VersionVector,
     /// Its sketch.
     pub opening: Opening,
+    /// Whether rows are wanted whole: what they are compared with is not all this node's own, and its context says nothing of it.
+    pub whole: bool,
 }
 
 /// Which rows a chunk speaks of: those that it does not mention are not there.
@@ -181,7 +188,13 @@ impl Step {
                 states.rows.iter().map(row).sum::<usize>() + 64
             }
             Self::Open(_) => crate::sketch::OPENING_BYTES,
-            Self::Accept { .. } | Self::More { .. } | Self::WantAll | Self::Close | Self::Abort | Self::GiveUp => 0,
+            Self::Accept { .. }
+            | Self::More { .. }
+            | Self::WantAll
+            | Self::Taken(_)
+            | Self::Close
+            | Self::Abort
+            | Self::GiveUp => 0,
         }
     }
 }
@@ -198,11 +211,13 @@ impl Reconcile {
                 open.context.encode(out);
                 open.cursor.encode(out);
                 out.bytes(&open.opening.encode());
+                out.byte(u8::from(open.whole));
             }
-            Step::Accept { context, lost } => {
+            Step::Accept { context, lost, rows } => {
                 out.byte(2);
                 context.encode(out);
                 lost.encode(out);
+                out.number(*rows);
             }
             Step::Cells(cells) => {
                 out.byte(3);
@@ -220,11 +235,18 @@ impl Reconcile {
             Step::WantAll => out.byte(6),
             Step::States(states) => {
                 out.byte(7);
-                states.encode(out);
+                let mut chunk = Writer::new();
+                states.encode(&mut chunk);
+                out.bytes(chunk.as_bytes());
+                out.raw(&crc32fast::hash(chunk.as_bytes()).to_be_bytes()); // M3
             }
             Step::Close => out.byte(8),
             Step::Abort => out.byte(9),
             Step::GiveUp => out.byte(10),
+            Step::Taken(chunks) => {
+                out.byte(11);
+                out.number(u64::from(*chunks));
+            }
         }
     }
 
@@ -238,16 +260,22 @@ impl Reconcile {
                 context: VersionVector::decode(input)?,
                 cursor: VersionVector::decode(input)?,
                 opening: Opening::decode(input.bytes(RECONCILE_BYTES_MAX)?)?,
+                whole: flag(input)?,
             })),
-            2 => Step::Accept { context: VersionVector::decode(input)?, lost: VersionVector::decode(input)? },
+            2 => Step::Accept {
+                context: VersionVector::decode(input)?,
+                lost: VersionVector::decode(input)?,
+                rows: input.number()?,
+            },
             3 => Step::Cells(decode_cells(input.bytes(RECONCILE_BYTES_MAX)?, PREFIX_CELLS_MAX)?.into()),
             4 => Step::More { from: cell(input)?, to: cell(input)? },
             5 => Step::Want(read_ids(input)?.into()),
             6 => Step::WantAll,
-            7 => Step::States(States::decode(input)?),
+            7 => Step::States(States::decode_checked(input)?),
             8 => Step::Close,
             9 => Step::Abort,
             10 => Step::GiveUp,
+            11 => Step::Taken(u32::try_from(input.number()?).map_err(|_| DecodeError::NotCanonical)?),
             value => return Err(DecodeError::Unknown { what: "reconciliation step", value }),
         };
         Ok(Self { session, grant, place, step })
@@ -277,6 +305,18 @@ impl States {
             row.fresh.encode(out);
             write_dots(out, &row.kept);
         }
+    }
+
+    /// M3
+    fn decode_checked(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let chunk = input.bytes(RECONCILE_BYTES_MAX)?;
+        if crc32fast::hash(chunk).to_be_bytes() != *input.raw(4)? {
+            return Err(DecodeError::Checksum);
+        }
+        let mut input = Reader::new(chunk);
+        let states = Self::decode(&mut input)?;
+        input.finish()?;
+        Ok(states)
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {

@@ -1,6 +1,7 @@
 //! The side of a reconciliation that has the state: it says which rows differ, and sends them.
 
 use super::message::{Open, RowState, Span, States, Step, Talk};
+use crate::mutants::{Mutant, is};
 use crate::sketch::{RowId, Verdict};
 use crate::store::Pinned;
 use crate::time::Instant;
@@ -10,6 +11,8 @@ use atoll_crdt::{ReadError, Row, RowKey};
 
 /// Rows or ids of one chunk at most: bounds the work of one step.
 const CHUNK_ROWS: usize = 256;
+/// Chunks that the receiver has not said to have taken in: what it may have to hold while its disk is busy.
+const UNTAKEN_MAX: u32 = 32;
 
 /// What is left to send.
 #[derive(Debug)]
@@ -33,31 +36,53 @@ pub(crate) struct Source {
     pin: Arc<dyn Pinned>,
     theirs: Arc<Open>,
     plan: Plan,
+    chunks_sent: u32,
+    chunks_taken: u32,
 }
 
 impl Source {
-    /// Grants a session on a snapshot. Gives what is said after [`Step::Accept`].
-    pub(crate) fn open(mut talk: Talk, theirs: Arc<Open>, pin: Arc<dyn Pinned>, now: Instant) -> (Self, Option<Step>) {
+    /// Grants a session on a snapshot. Gives about how many rows it will mention, and what is said after [`Step::Accept`].
+    pub(crate) fn open(
+        mut talk: Talk,
+        theirs: Arc<Open>,
+        pin: Arc<dyn Pinned>,
+        now: Instant,
+    ) -> (Self, u64, Option<Step>) {
         // The opening was heard.
         talk.heard_opening();
         let sketch = pin.sketch();
         let mut cells = None;
+        let mut about = pin.rows();
         let plan = match theirs.opening.compare(sketch) {
-            Ok(Verdict::Equal) => Plan::Ids(Arc::from([]), 0),
-            Ok(Verdict::Decoded(changes)) => Plan::Ids(changes.iter().map(|change| change.id).collect(), 0),
+            Ok(Verdict::Equal) => {
+                about = 0;
+                Plan::Ids(Arc::from([]), 0)
+            }
+            Ok(Verdict::Decoded(changes)) => {
+                about = changes.len() as u64;
+                Plan::Ids(changes.iter().map(|change| change.id).collect(), 0)
+            }
             Ok(Verdict::About(estimate)) => {
                 let wanted = estimate.cells_wanted().min(theirs.opening.prefix_cells(sketch));
                 cells = Some(Step::Cells(sketch.prefix().cells()[..wanted].into()));
+                about = estimate.rows;
                 Plan::Asked
             }
             // More than cells can tell, or nonsense by an unlikely accident: everything is compared.
             Ok(Verdict::TooMany(_)) | Err(_) => Plan::Keys(None),
         };
-        (Self { talk, moved_at: now, pin, theirs, plan }, cells)
+        (Self { talk, moved_at: now, pin, theirs, plan, chunks_sent: 0, chunks_taken: 0 }, about, cells)
     }
 
     /// The receiver answers. `None`: it said something that does not belong here.
     pub(crate) fn on_step(&mut self, step: Step, now: Instant) -> Option<Option<Step>> {
+        if let Step::Taken(chunks) = step {
+            if !(self.chunks_taken..=self.chunks_sent).contains(&chunks) {
+                return None;
+            }
+            (self.chunks_taken, self.moved_at) = (chunks, now);
+            return Some(None);
+        }
         if !matches!(self.plan, Plan::Asked) {
             return None;
         }
@@ -74,8 +99,12 @@ impl Source {
         Some(None)
     }
 
-    /// The next chunk, of about `bytes`; [`Step::Close`] is the last. `None` while the receiver is asked, and after that.
+    /// The next chunk, of about `bytes`; [`Step::Close`] is the last. `None` while the receiver is asked or
+    /// has not taken in enough, and after that.
     pub(crate) fn next(&mut self, bytes: usize, now: Instant) -> Result<Option<Step>, ReadError> {
+        if self.chunks_sent - self.chunks_taken >= UNTAKEN_MAX {
+            return Ok(None);
+        }
         let chunk = match &self.plan {
             Plan::Asked | Plan::Done => return Ok(None),
             Plan::Ids(ids, at) => {
@@ -89,8 +118,9 @@ impl Source {
         };
         self.moved_at = now;
         let step = chunk.map_or(Step::Close, Step::States);
-        if matches!(step, Step::Close) {
-            self.plan = Plan::Done;
+        match step {
+            Step::Close => self.plan = Plan::Done,
+            _ => self.chunks_sent += 1,
         }
         Ok(Some(step))
     }
@@ -128,6 +158,10 @@ impl Source {
     /// A row, less what the receiver's context makes unnecessary.
     fn state(&self, key: &RowKey, row: &Row) -> RowState {
         let mut state = RowState { key: key.clone(), fresh: Row::empty(), kept: Vec::new() };
+        if self.theirs.whole && !is(Mutant::PartsForResumed) {
+            state.fresh = row.clone();
+            return state;
+        }
         for (dot, payload) in row.iter() {
             if self.theirs.context.covers(dot) {
                 state.kept.push(dot);

@@ -8,6 +8,7 @@
 
 pub mod checks;
 pub mod history;
+mod layer;
 pub mod network;
 pub mod node;
 pub mod options;

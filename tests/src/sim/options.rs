@@ -43,6 +43,12 @@ pub struct Options {
     pub window_bytes: usize,
     /// Records of an actor that a log keeps whoever needs more: few force reconciliations.
     pub log_records_max: usize,
+    /// Bytes of a reconciliation held in memory: few force layers.
+    pub reconcile_memory: usize,
+    /// Changed rows that a closing entry merges by itself: few force further passes.
+    pub closing_rows: usize,
+    /// How long what a session left is kept, in milliseconds.
+    pub resume_within_ms: u64,
 }
 
 impl Options {
@@ -73,6 +79,9 @@ impl Options {
             pending_bytes: *random.pick(&[16 << 20, 16 << 20, 600]).unwrap_or(&600),
             window_bytes: *random.pick(&[4 << 20, 4 << 20, 500]).unwrap_or(&500),
             log_records_max: *random.pick(&[usize::MAX, 30, 5, 1]).unwrap_or(&5),
+            reconcile_memory: *random.pick(&[8 << 20, 0, 0, 400]).unwrap_or(&0),
+            closing_rows: *random.pick(&[1_024, 2, 0]).unwrap_or(&0),
+            resume_within_ms: *random.pick(&[600_000, 600_000, 1_000]).unwrap_or(&1_000),
         }
     }
 }

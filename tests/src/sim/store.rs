@@ -2,22 +2,26 @@
 //!
 //! **What always holds.** M1: `synced` is the state after the durable prefix of the entries, `rows` after all of them.
 //! M2: a crash keeps the durable prefix and any number of entries after it, and rebuilds the rest by the same replay
-//! that a real store does. M3: the sketch is that of `rows`.
+//! that a real store does. M3: the sketch is that of `rows`. M4: a layer has effect by the entry that names it, as one change
+//! with it; a crash forgets one that is being built.
 
+use super::layer::Building;
 use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
-    Adoption, Entry, Pinned, Position, RecordBytes, Recovered, RowChange, RowChanges, Store, row_changes,
+    Adoption, Aside, AsideUse, Entry, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange, RowChanges,
+    Store, row_changes,
 };
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
-type Rows = BTreeMap<RowKey, Arc<Row>>;
+pub(super) type Rows = BTreeMap<RowKey, Arc<Row>>;
 
 /// Sizes of a sketch: the least, because every pin copies it.
 const LEAF_BITS: u32 = 0;
 
-static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
+pub(super) static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
 
 /// The store.
 #[derive(Debug, Clone)]
@@ -32,6 +36,13 @@ pub struct MemStore {
     log_records_max: usize,
     unsynced: VecDeque<(Position, Entry, RowChanges)>,
     last: Position,
+    /// The layer that is built.
+    building: Option<Building>,
+    /// Layers that entries name, with their merged rows.
+    layers: BTreeMap<LayerId, Arc<Rows>>,
+    next_layer: u64,
+    /// How often it is asked until the last one is moved.
+    moving: std::cell::Cell<u32>,
     /// What was appended since this was last taken, for the checks.
     appended: Vec<Entry>,
 }
@@ -47,12 +58,16 @@ impl Default for MemStore {
             log_records_max: usize::MAX,
             unsynced: VecDeque::new(),
             last: Position::default(),
+            building: None,
+            layers: BTreeMap::new(),
+            next_layer: 0,
+            moving: std::cell::Cell::new(0),
             appended: Vec::new(),
         }
     }
 }
 
-fn digest(key: &RowKey, row: Option<&Row>) -> RowDigest {
+pub(super) fn digest(key: &RowKey, row: Option<&Row>) -> RowDigest {
     row.map_or(RowDigest::ABSENT, |row| DIGESTS.digest(key, row))
 }
 
@@ -92,6 +107,10 @@ impl MemStore {
         }
     }
 
+    fn building(&mut self) -> &mut Building {
+        self.building.as_mut().expect("a layer was begun")
+    }
+
     /// The last position appended.
     #[must_use]
     pub fn last(&self) -> Position {
@@ -107,6 +126,8 @@ impl MemStore {
     /// Crashes, keeping the first `keep` unsynced entries, and gives what a restart finds. M2
     pub fn crash(&mut self, keep: usize) -> Recovered {
         self.rows = Arc::new(self.synced.clone());
+        self.building = None;
+        self.moving.set(0);
         let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
         for records in self.log.values_mut() {
@@ -119,7 +140,11 @@ impl MemStore {
                     self.log.entry(record.dot.actor).or_default().insert(record.dot.seq, bytes.clone());
                     row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail")
                 }
-                Entry::Adopt(adoption) => recoded(adoption).row_changes(self).expect("memory does not fail"),
+                Entry::Adopt(adoption) => {
+                    let adoption = recoded(adoption);
+                    let changes = adoption.row_changes(self).expect("memory does not fail");
+                    self.with_layer(adoption.layer, changes)
+                }
                 Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
             };
             change(Arc::make_mut(&mut self.rows), &changes);
@@ -130,6 +155,19 @@ impl MemStore {
         self.synced_state = recovered.clone();
         self.appended.clear();
         recovered
+    }
+
+    /// What an entry changes, together with the layer that it names: its own rows hold where both mention a key. M4
+    fn with_layer(&self, layer: Option<LayerId>, changes: RowChanges) -> RowChanges {
+        let Some(layer) = layer else { return changes };
+        let layer = self.layers.get(&layer).expect("an entry names a layer that is there");
+        let mut all: BTreeMap<RowKey, RowChange> = BTreeMap::new();
+        for (key, after) in &**layer {
+            let before = self.rows.get(key).cloned();
+            all.insert(key.clone(), RowChange { key: key.clone(), before, after: Arc::clone(after) });
+        }
+        all.extend(changes.into_iter().map(|change| (change.key.clone(), change)));
+        all.into_values().collect()
     }
 
     /// Every row, entries that are not synced included.
@@ -166,7 +204,7 @@ fn recoded(adoption: &Arc<Adoption>) -> Adoption {
     }
 }
 
-fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool) {
+pub(super) fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool) {
     let from = prefix.max(from);
     for (key, row) in rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded)) {
         if !key.as_bytes().starts_with(prefix) || !visitor(key, row) {
@@ -175,7 +213,7 @@ fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKe
     }
 }
 
-fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
+pub(super) fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
     debug_assert_eq!(collection.data_type(), DataType::Set);
     let mut count = 0;
     visit(rows, collection.as_bytes(), collection.as_bytes(), &mut |_, _| {
@@ -209,6 +247,17 @@ impl Store for MemStore {
     fn append(&mut self, entry: Entry, changes: RowChanges) -> Position {
         assert!(changes.is_sorted_by(|a, b| a.key < b.key), "changes are in order of keys");
         self.last = Position(self.last.0 + 1);
+        let changes = match &entry {
+            Entry::Adopt(adoption) if adoption.layer.is_some() => {
+                let built = self.building.take().expect("an entry names the layer that was built");
+                let (layer, rows) = built.finish();
+                assert_eq!(adoption.layer, Some(layer));
+                self.layers.insert(layer, Arc::new(rows));
+                self.moving.set(40);
+                self.with_layer(adoption.layer, changes)
+            }
+            _ => changes,
+        };
         change(Arc::make_mut(&mut self.rows), &changes);
         for change in &changes {
             let (before, after) =
@@ -266,6 +315,53 @@ impl Store for MemStore {
     }
 }
 
+impl Aside for MemStore {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+        assert_eq!(self.moving.get(), 0, "the last layer is moved before another is begun");
+        self.next_layer += 1;
+        self.building = Some(Building::new(LayerId(self.next_layer), pinned));
+    }
+
+    fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
+        self.building().put(rows);
+    }
+
+    fn note_aside(&mut self, changed: Vec<RowKey>, pinned: Arc<dyn Pinned>) {
+        self.building().note(changed, pinned);
+    }
+
+    fn over_aside(&mut self) -> Option<Arc<dyn Pinned>> {
+        let rows = self.building().over()?;
+        let sketch = sketch_of(&rows);
+        Some(Arc::new(Pin { rows: Arc::new(rows), sketch }))
+    }
+
+    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
+        self.building().merge(&context, &theirs);
+    }
+
+    fn merged_aside(&mut self) -> Option<Merged> {
+        self.building().merged()
+    }
+
+    fn aside_row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        Ok(self.building.as_ref().and_then(|building| building.raw(key)))
+    }
+
+    fn aside_use(&self) -> AsideUse {
+        AsideUse { bytes: self.building.as_ref().map_or(0, Building::bytes), waiting_bytes: 0 }
+    }
+
+    fn drop_aside(&mut self) {
+        self.building = None;
+    }
+
+    fn is_moving_aside(&self) -> bool {
+        self.moving.set(self.moving.get().saturating_sub(1));
+        self.moving.get() > 0
+    }
+}
+
 /// The rows at one moment.
 #[derive(Debug)]
 struct Pin {
@@ -296,6 +392,10 @@ impl RowSource for Pin {
 impl Pinned for Pin {
     fn sketch(&self) -> &Sketch {
         &self.sketch
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows.len() as u64
     }
 
     fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {

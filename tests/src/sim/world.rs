@@ -178,6 +178,9 @@ impl World {
         for (what, count) in [
             ("reconciliations finished", counts.sessions_finished),
             ("reconciliations given up", counts.sessions_given_up),
+            ("reconciliations on disk", counts.sessions_on_disk),
+            ("reconciliations resumed", counts.sessions_resumed),
+            ("further passes over a layer", counts.further_passes),
             ("rows adopted", counts.rows_adopted),
             ("roots compared", counts.proofs),
         ] {
@@ -283,6 +286,9 @@ impl World {
                 pending_bytes: self.options.pending_bytes,
                 link_window_bytes: self.options.window_bytes,
                 waiting_writes: 64,
+                reconcile_memory: self.options.reconcile_memory,
+                closing_rows: self.options.closing_rows,
+                resume_within: Duration::from_millis(self.options.resume_within_ms),
                 ..Limits::default()
             },
         };
@@ -408,9 +414,12 @@ impl World {
 
     fn send(&mut self, from: usize, link: LinkId, message: &Message) -> Result<(), String> {
         let weight = message.weight();
-        if self.ends_session(message) && self.options.crashes && !self.healed && self.random.permille(200) {
-            // The worst moment: the receiver takes over what dies here before it was synced.
-            self.reach("sources that crash at the end");
+        if let Some((permille, what)) = worst_moment(message)
+            && self.options.crashes
+            && !self.healed
+            && self.random.permille(permille)
+        {
+            self.reach(what);
             self.at(1, Event::Crash { node: from });
         }
         if let Some((to, other)) = self.network.other_side(from, link) {
@@ -429,10 +438,6 @@ impl World {
             self.at(0, Event::Sent { from, link, bytes: weight });
         }
         Ok(())
-    }
-
-    fn ends_session(&self, message: &Message) -> bool {
-        matches!(message, Message::Reconcile(Reconcile { step: Step::Close, .. }))
     }
 
     // -- clients -------------------------------------------------------------------------------------------------
@@ -666,6 +671,18 @@ impl World {
             return Err(format!("a token that nobody can ever cover: {:?}", client.token));
         }
         Ok(())
+    }
+}
+
+/// Messages behind which a node dies now and then, how often of a thousand, and what that is called.
+fn worst_moment(message: &Message) -> Option<(u64, &'static str)> {
+    let Message::Reconcile(Reconcile { step, .. }) = message else { return None };
+    match step {
+        // The receiver takes over what dies here before it was synced.
+        Step::Close => Some((200, "sources that crash at the end")),
+        // The receiver is left with a part of it.
+        Step::States(_) => Some((150, "sources that crash in the middle")),
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod commits;
+mod layered;
 mod model;
 mod recovery;
 mod truncation;

@@ -1,0 +1,95 @@
+//! Granting sessions to peers that take this node's state over.
+
+use super::reconcile::say;
+use super::{Phase, Replica};
+use crate::effect::{Effect, LinkId};
+use crate::mutants::{Mutant, is};
+use crate::reconcile::message::{Hearing, Open, Reconcile, SessionId, Step, Talk};
+use crate::reconcile::source::Source;
+use crate::store::Store;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use atoll_crdt::{Dot, ReadError};
+
+/// Chunks sent to one receiver each time the replica is called: live records go out in between.
+const CHUNKS_AT_ONCE: usize = 2;
+
+impl Replica {
+    pub(super) fn on_open(
+        &mut self,
+        link: LinkId,
+        session: SessionId,
+        open: Arc<Open>,
+        store: &mut dyn Store,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.sources.get(&link).is_some_and(|source| source.talk.session == session) {
+            return;
+        }
+        self.sources.remove(&link);
+        self.next_session += 1;
+        let mut talk = Talk::new(session, self.next_session);
+        let may = matches!(self.phase, Phase::Serving) && self.sources.len() < self.config.limits.sources;
+        if !may || !open.cursor.leq(&open.context) {
+            say(&mut self.links, out, link, talk.say(Step::Abort));
+            return;
+        }
+        let reach = if is(Mutant::LostByCursor) { &self.clocks.cursor } else { &self.clocks.context };
+        let lost = reach.iter().filter(|dot| {
+            let next = Dot::new(dot.actor, open.cursor.get(dot.actor) + 1);
+            dot.seq >= next.seq && !self.can_serve(next)
+        });
+        let (lost, context) = (lost.collect(), self.clocks.context.clone());
+        let (mut source, rows, cells) = Source::open(talk, open, store.pin(), self.now.instant);
+        say(&mut self.links, out, link, source.talk.say(Step::Accept { context, lost, rows }));
+        if let Some(cells) = cells {
+            say(&mut self.links, out, link, source.talk.say(cells));
+        }
+        self.sources.insert(link, source);
+        self.counts.sessions_granted += 1;
+    }
+
+    /// Whether the log here can serve a record.
+    fn can_serve(&self, dot: Dot) -> bool {
+        (self.log.starts.get(dot.actor)..=self.clocks.cursor.get(dot.actor)).contains(&dot.seq)
+    }
+
+    pub(super) fn on_asked(&mut self, link: LinkId, message: Reconcile, out: &mut Vec<Effect>) {
+        let Some(source) = self.sources.get_mut(&link) else { return };
+        let heard = source.talk.hear(&message);
+        if heard == Hearing::Stale {
+            return;
+        }
+        let answer = if heard == Hearing::Next { source.on_step(message.step, self.now.instant) } else { None };
+        match answer {
+            Some(Some(answer)) => say(&mut self.links, out, link, source.talk.say(answer)),
+            Some(None) => {}
+            None => {
+                say(&mut self.links, out, link, source.talk.say(Step::Abort));
+                self.sources.remove(&link);
+            }
+        }
+    }
+
+    /// Sends the next chunks of every session as far as windows reach.
+    pub(super) fn send_states(&mut self, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        let (now, limits) = (self.now.instant, self.config.limits);
+        let mut ended = Vec::new();
+        for (id, source) in &mut self.sources {
+            for _ in 0..CHUNKS_AT_ONCE {
+                if !self.links.get(id).is_some_and(|link| link.has_room(&limits)) {
+                    break;
+                }
+                let Some(step) = source.next(limits.batch_bytes, now)? else { break };
+                if matches!(step, Step::Close) {
+                    ended.push(*id);
+                }
+                say(&mut self.links, out, *id, source.talk.say(step));
+            }
+        }
+        for id in ended {
+            self.sources.remove(&id);
+        }
+        Ok(())
+    }
+}
