@@ -119,7 +119,7 @@ pub struct Log {
     pub retain_max_bytes: u64,
 }
 
-/// Bounds on what clients can make this node hold, and for how long. At a bound a request is refused as overloaded, or a
+/// Bounds on what clients and peers can make this node hold, and for how long. At a bound a request is refused as overloaded, or a
 /// connection is closed; both are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -141,6 +141,10 @@ pub struct Limits {
     pub waiting_reads: u32,
     /// Reads at once that walk many rows: pages, maps, listings.
     pub scans: u32,
+    /// Bytes of rows that taking a peer's state over holds in memory.
+    pub reconcile_memory: u64,
+    /// Bytes of rows that it builds on disk.
+    pub reconcile_disk: u64,
 }
 
 /// Why a configuration is refused. Nothing was started; the operator corrects the key that is named.
@@ -280,6 +284,8 @@ impl Limits {
             quic_streams: values.integer("limits.quic_streams", 1..=1_024)?,
             waiting_reads: values.integer("limits.waiting_reads", 0..=1_000_000)?,
             scans: values.integer("limits.scans", 1..=1_024)?,
+            reconcile_memory: values.bytes("limits.reconcile_memory", 1 << 20)?,
+            reconcile_disk: values.bytes("limits.reconcile_disk", 64 << 20)?,
         })
     }
 }

@@ -333,7 +333,11 @@ fn replica_config(config: &Config, found: bool) -> atoll_replication::Config {
         regions: config.regions.clone(),
         seeds: config.seeds.len() as u32,
         found,
-        limits: Limits::default(),
+        limits: Limits {
+            reconcile_memory: usize::try_from(config.limits.reconcile_memory).unwrap_or(usize::MAX),
+            reconcile_disk: config.limits.reconcile_disk,
+            ..Limits::default()
+        },
     }
 }
 

@@ -173,6 +173,18 @@ pub(super) const KEYS: &[Key] = &[
         Some("32"),
         "Reads at once that walk many rows (pages, maps, listings); further ones wait their turn.",
     ),
+    key(
+        "limits.reconcile_memory",
+        Bytes,
+        Some("8MiB"),
+        "Rows that taking a peer's state over holds in memory; a larger difference is built on disk.",
+    ),
+    key(
+        "limits.reconcile_disk",
+        Bytes,
+        Some("64GiB"),
+        "Rows that taking a peer's state over builds on disk; beyond it the attempt is given up.",
+    ),
 ];
 
 /// Sections that the contract reserves.

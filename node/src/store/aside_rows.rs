@@ -430,6 +430,14 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// Entries of all layers.
+    pub(super) fn aside_entries(&self) -> usize {
+        self.stale_aside(None).count()
+    }
+}
+
 /// A key of a layer that nobody needs, and in which keyspace it is.
 pub(super) type StaleEntry = Result<(usize, fjall::Slice), ReadError>;
 

@@ -315,6 +315,14 @@ fn open_sketch(
     }
 }
 
+#[cfg(test)]
+impl NodeStore {
+    /// Entries that the engine has of layers.
+    pub(super) fn aside_entries(&self) -> usize {
+        self.state.base().engine.aside_entries()
+    }
+}
+
 impl RowSource for NodeStore {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         self.state.row(key)

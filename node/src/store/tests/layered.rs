@@ -1,9 +1,9 @@
 //! Layers: built as a session would build one, and what must come of it.
 
-use super::{PATIENCE, Rows, set};
-use crate::store::NodeStore;
-use atoll_crdt::{ActorId, Dot, Payload, Row, RowKey, VersionVector};
-use atoll_replication::{Adoption, Aside, Merged, Pinned, RowChange, RowChanges, Store};
+use super::{Fixture, PATIENCE, Rows, copy, rows, set, small};
+use crate::store::{NodeStore, OpenError, StoreConfig};
+use atoll_crdt::{ActorId, Dot, Payload, Row, RowKey, RowSource, VersionVector};
+use atoll_replication::{Adoption, Aside, Merged, Pinned, Position, RowChange, RowChanges, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -112,4 +112,142 @@ fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "nothing comes of it");
         std::thread::yield_now();
     }
+}
+
+const PEER: ActorId = ActorId::new(0xee);
+/// Several batches of a move.
+const LARGE: u64 = 6_000;
+
+/// Where the memtable holds all: checkpoints come when they are asked for.
+fn roomy(dir: &std::path::Path) -> StoreConfig {
+    StoreConfig { memtable_bytes: 8 << 20, segment_bytes: 1 << 20, ..small(dir) }
+}
+
+fn member(n: u64) -> RowKey {
+    set(&(n % 3).to_string()).member(&format!("{n:06}")).expect("valid")
+}
+
+/// A store with a thousand members, over which a layer of a peer lies ready that has the first half of them no more and `LARGE` others.
+fn with_layer(config: &StoreConfig) -> (Fixture, Adoption) {
+    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
+    for n in 0..1_000 {
+        let key = member(n);
+        fixture.write(|draft| atoll_crdt::sets::add(draft, &key));
+    }
+    fixture.commit();
+    let pin = fixture.store().pin();
+    fixture.store().begin_aside(pin);
+    let mut theirs = fixture.context.clone();
+    let mut raw: Vec<_> = (0..500).map(|n| (member(n), Arc::new(Row::empty()))).collect();
+    for n in 1_000..1_000 + LARGE {
+        let dot = Dot::new(PEER, n - 999);
+        theirs.include(dot);
+        let mut row = Row::empty();
+        row.put(dot, Payload::Member);
+        raw.push((member(n), Arc::new(row)));
+    }
+    fixture.store().put_aside(raw);
+    let context = fixture.context.clone();
+    fixture.store().merge_aside(context, theirs.clone());
+    let merged = wait(|| fixture.store().merged_aside());
+    assert_eq!(merged.rows, 500 + LARGE);
+    let layer = Some(merged.layer);
+    (fixture, Adoption { context: theirs, cursor: VersionVector::new(), rows: Vec::new(), layer })
+}
+
+/// What must be there once it is adopted.
+fn check_adopted(source: &dyn RowSource) {
+    let found: Vec<RowKey> = rows(source).into_keys().collect();
+    let mut expected: Vec<RowKey> = (500..1_000 + LARGE).map(member).collect();
+    expected.sort();
+    assert!(found == expected, "{} rows, {} expected", found.len(), expected.len());
+    for n in 0..3 {
+        let count = (500..1_000 + LARGE).filter(|member| member % 3 == n).count() as u64;
+        assert_eq!(source.live_rows(&set(&n.to_string())), Ok(count));
+    }
+}
+
+/// Until every row is moved.
+fn moved(fixture: &mut Fixture) {
+    wait(|| {
+        fixture.store().publish(Position(0));
+        fixture.store().truncate(&VersionVector::new());
+        (!fixture.store().is_moving_aside()).then_some(())
+    });
+}
+
+#[test]
+fn readers_see_a_layer_when_its_entry_is_synced_and_a_view_from_before_never() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+    let before = fixture.opened.views.current();
+    fixture.adopt(adoption);
+    check_adopted(&fixture.opened.store);
+    assert_eq!(rows(&*fixture.opened.views.current()).len(), 1_000);
+    fixture.commit();
+    check_adopted(&*fixture.opened.views.current());
+    moved(&mut fixture);
+    check_adopted(&fixture.opened.store);
+    check_adopted(&*fixture.opened.views.current());
+    assert_eq!(rows(&*before).len(), 1_000);
+    assert_eq!(fixture.opened.views.current().rows(), 500 + LARGE);
+}
+
+#[test]
+fn a_crash_between_any_two_steps_of_moving_a_layer_leaves_a_directory_that_opens_with_all_of_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = roomy(dir.path());
+    let (mut fixture, adoption) = with_layer(&config);
+    fixture.adopt(adoption);
+    let last = fixture.submit().expect("an entry");
+    fixture.wait_for(last);
+    let mut copies = Vec::new();
+    let keep = |copies: &mut Vec<tempfile::TempDir>| {
+        let to = tempfile::tempdir().expect("temporary directory");
+        copy(dir.path(), to.path());
+        copies.push(to);
+    };
+    // Synced, and not in any checkpoint.
+    keep(&mut copies);
+    fixture.store().publish(last);
+    while fixture.store().is_moving_aside() {
+        keep(&mut copies);
+        fixture.store().publish(last);
+        fixture.store().truncate(&VersionVector::new());
+    }
+    keep(&mut copies);
+    drop(fixture);
+    for (n, copy) in copies.iter().enumerate() {
+        let mut fixture = Fixture::open(roomy(copy.path()), 2).unwrap_or_else(|error| panic!("copy {n}: {error}"));
+        check_adopted(&fixture.opened.store);
+        check_adopted(&*fixture.opened.views.current());
+        // It goes on where it was; the next opening reads every row and compares their sum with the checkpoint's.
+        moved(&mut fixture);
+        drop(fixture);
+        check_adopted(&Fixture::open(roomy(copy.path()), 3).expect("opens again").opened.store);
+    }
+}
+
+#[test]
+fn a_layer_that_no_entry_names_has_no_effect_and_is_swept_after_a_restart() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = roomy(dir.path());
+    drop(with_layer(&config));
+    let fixture = Fixture::open(config, 2).expect("opens");
+    assert_eq!(rows(&fixture.opened.store).len(), 1_000);
+    wait(|| (fixture.opened.store.aside_entries() == 0).then_some(()));
+}
+
+#[test]
+fn rows_moved_away_cannot_be_built_again_from_an_entry_whose_layer_went_with_them() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = roomy(dir.path());
+    let (mut fixture, adoption) = with_layer(&config);
+    fixture.adopt(adoption);
+    fixture.commit();
+    drop(fixture);
+    std::fs::rename(dir.path().join("rows"), dir.path().join("moved-away")).expect("moved away");
+    let error = Fixture::open(config, 2).err().expect("refused");
+    let OpenError::Damaged { what, .. } = &error else { panic!("{error}") };
+    assert!(what.contains("built aside"), "{what}");
 }
