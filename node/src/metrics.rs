@@ -279,10 +279,12 @@ impl Asking {
             ("given_up", counts.sessions_given_up),
             ("too_large", counts.sessions_too_large),
             ("granted", counts.sessions_granted),
+            ("resumed", counts.sessions_resumed),
+            ("on_disk", counts.sessions_on_disk),
         ];
         let sessions = sessions.into_iter().map(|(outcome, count)| (Outcome { outcome }, count));
-        let help =
-            "Reconciliations: those in which this node took state over, by how they ended, and those granted to peers";
+        let help = "Reconciliations: those in which this node took state over, by how they ended, and of these those that \
+                    went on with what one before had left or were built on disk; and those granted to peers";
         counters(out, "reconciliations", help, sessions)?;
         counter(out, "rows_adopted", "Rows that reconciliations changed here", counts.rows_adopted)?;
         counter(out, "proofs", "Comparisons of roots with a peer that holds the same", counts.proofs)?;

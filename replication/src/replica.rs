@@ -424,9 +424,10 @@ impl Replica {
         match &self.phase {
             Phase::Asking(_) => Readiness::Asking,
             Phase::Joining(target) => {
-                if let Some(receiver) = &self.receiving {
+                let left = self.kept.as_ref().map(|kept| kept.permille);
+                if let Some(permille) = self.receiving.as_ref().map(Receiver::permille).or(left) {
                     // By rows; it is not done before its closing entry.
-                    return Readiness::Joining { percent: (receiver.permille() / 10).min(99) as u8 };
+                    return Readiness::Joining { percent: (permille / 10).min(99) as u8 };
                 }
                 let total: u128 = target.iter().map(|dot| u128::from(dot.seq)).sum();
                 let held: u128 =

@@ -44,6 +44,10 @@ pub(super) fn put() -> Command {
 
 impl Bench {
     pub(super) fn new(seeds: u32) -> Self {
+        Self::with_limits(seeds, Limits::default())
+    }
+
+    pub(super) fn with_limits(seeds: u32, limits: Limits) -> Self {
         let config = Config {
             cluster: "t".into(),
             node: name("me"),
@@ -51,7 +55,7 @@ impl Bench {
             regions: vec![region("here"), region("there")],
             seeds,
             found: false,
-            limits: Limits::default(),
+            limits,
         };
         let mut store = MemStore::default();
         let recovered = store.crash(0);

@@ -71,6 +71,10 @@ fn every_seed_holds_every_invariant_and_converges() {
         "refused: clock skew",
         "reconciliations finished",
         "reconciliations given up",
+        "reconciliations on disk",
+        "reconciliations resumed",
+        "further passes over a layer",
+        "sources that crash in the middle",
         "rows adopted",
         "roots compared",
     ] {

@@ -4,7 +4,8 @@
 //! that one had collected over the pinned ones ([`crate::Aside`]). When everything was said, it closes, at once or after passes
 //! over what lies on disk; for those it needs the source no more.
 
-use super::message::{IDS_MAX, Open, Reconcile, RowState, SessionId, Span, States, Step, Talk};
+use super::message::{IDS_MAX, Open, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk};
+use super::source::{UNTAKEN_BYTES_MAX, UNTAKEN_MAX};
 use super::staging::Staging;
 use crate::adoption::Adoption;
 use crate::config::Limits;
@@ -184,6 +185,9 @@ impl Receiver {
                 }
                 self.chunks += 1;
                 self.staging.hand_over(store);
+                if self.is_flooded(limits, store) {
+                    return Ok(Outcome::Wrong);
+                }
                 if store.aside_use().bytes > limits.reconcile_disk && self.staging.is_on_disk() {
                     return Ok(Outcome::TooMuch);
                 }
@@ -192,6 +196,13 @@ impl Receiver {
             Step::Close if accepted => Outcome::Finished,
             _ => Outcome::Wrong,
         })
+    }
+
+    /// Whether the source sends more than it may.
+    fn is_flooded(&self, limits: &Limits, store: &dyn Store) -> bool {
+        let waiting_max = limits.reconcile_memory + UNTAKEN_BYTES_MAX + RECONCILE_BYTES_MAX;
+        self.chunks - self.chunks_taken > UNTAKEN_MAX
+            || (self.staging.is_on_disk() && store.aside_use().waiting_bytes > waiting_max)
     }
 
     /// Tells the source that it may send more, if it may and has not been told.

@@ -5,14 +5,17 @@ use crate::mutants::{Mutant, is};
 use crate::sketch::{RowId, Verdict};
 use crate::store::Pinned;
 use crate::time::Instant;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ReadError, Row, RowKey};
 
 /// Rows or ids of one chunk at most: bounds the work of one step.
 const CHUNK_ROWS: usize = 256;
-/// Chunks that the receiver has not said to have taken in: what it may have to hold while its disk is busy.
-const UNTAKEN_MAX: u32 = 32;
+/// Chunks that the receiver has not said to have taken in, and their bytes: what it may have to hold while its disk is busy. Enough
+/// for 50 MB/s at a round trip of 300 ms.
+pub(super) const UNTAKEN_MAX: u32 = 64;
+pub(super) const UNTAKEN_BYTES_MAX: usize = 16 << 20;
 
 /// What is left to send.
 #[derive(Debug)]
@@ -36,7 +39,8 @@ pub(crate) struct Source {
     pin: Arc<dyn Pinned>,
     theirs: Arc<Open>,
     plan: Plan,
-    chunks_sent: u32,
+    /// What chunks weigh that were sent and not taken, and how many were taken.
+    untaken: VecDeque<usize>,
     chunks_taken: u32,
 }
 
@@ -71,15 +75,17 @@ impl Source {
             // More than cells can tell, or nonsense by an unlikely accident: everything is compared.
             Ok(Verdict::TooMany(_)) | Err(_) => Plan::Keys(None),
         };
-        (Self { talk, moved_at: now, pin, theirs, plan, chunks_sent: 0, chunks_taken: 0 }, about, cells)
+        (Self { talk, moved_at: now, pin, theirs, plan, untaken: VecDeque::new(), chunks_taken: 0 }, about, cells)
     }
 
     /// The receiver answers. `None`: it said something that does not belong here.
     pub(crate) fn on_step(&mut self, step: Step, now: Instant) -> Option<Option<Step>> {
         if let Step::Taken(chunks) = step {
-            if !(self.chunks_taken..=self.chunks_sent).contains(&chunks) {
+            let more = chunks.checked_sub(self.chunks_taken)? as usize;
+            if more > self.untaken.len() {
                 return None;
             }
+            self.untaken.drain(..more);
             (self.chunks_taken, self.moved_at) = (chunks, now);
             return Some(None);
         }
@@ -102,7 +108,8 @@ impl Source {
     /// The next chunk, of about `bytes`; [`Step::Close`] is the last. `None` while the receiver is asked or
     /// has not taken in enough, and after that.
     pub(crate) fn next(&mut self, bytes: usize, now: Instant) -> Result<Option<Step>, ReadError> {
-        if self.chunks_sent - self.chunks_taken >= UNTAKEN_MAX {
+        let untaken_bytes: usize = self.untaken.iter().sum();
+        if self.untaken.len() >= UNTAKEN_MAX as usize || untaken_bytes >= UNTAKEN_BYTES_MAX {
             return Ok(None);
         }
         let chunk = match &self.plan {
@@ -118,9 +125,9 @@ impl Source {
         };
         self.moved_at = now;
         let step = chunk.map_or(Step::Close, Step::States);
-        match step {
+        match &step {
             Step::Close => self.plan = Plan::Done,
-            _ => self.chunks_sent += 1,
+            _ => self.untaken.push_back(step.weight()),
         }
         Ok(Some(step))
     }

@@ -43,6 +43,8 @@ pub struct MemStore {
     next_layer: u64,
     /// How often it is asked until the last one is moved.
     moving: std::cell::Cell<u32>,
+    /// Whether the disk takes nothing of a layer in.
+    stalled: bool,
     /// What was appended since this was last taken, for the checks.
     appended: Vec<Entry>,
 }
@@ -62,6 +64,7 @@ impl Default for MemStore {
             layers: BTreeMap::new(),
             next_layer: 0,
             moving: std::cell::Cell::new(0),
+            stalled: false,
             appended: Vec::new(),
         }
     }
@@ -168,6 +171,11 @@ impl MemStore {
         }
         all.extend(changes.into_iter().map(|change| (change.key.clone(), change)));
         all.into_values().collect()
+    }
+
+    /// The disk takes nothing of a layer in, or goes on.
+    pub fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
     }
 
     /// Every row, entries that are not synced included.
@@ -349,7 +357,8 @@ impl Aside for MemStore {
     }
 
     fn aside_use(&self) -> AsideUse {
-        AsideUse { bytes: self.building.as_ref().map_or(0, Building::bytes), waiting_bytes: 0 }
+        let bytes = self.building.as_ref().map_or(0, Building::bytes);
+        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 } }
     }
 
     fn drop_aside(&mut self) {
