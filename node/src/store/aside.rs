@@ -338,7 +338,7 @@ impl Building {
                 let mut shared = lock(&self.shared);
                 shared.usage.waiting_bytes = shared.usage.waiting_bytes.saturating_sub(bytes);
             }
-            Task::Note(changed, pin) => self.note(changed, pin)?,
+            Task::Note(changed, pin) => self.note(&changed, pin)?,
             Task::Over(number) => {
                 if let Some(layer) = &self.layer {
                     lock(&self.shared).over = Some((number, Arc::new(layer.over.clone())));
@@ -382,7 +382,7 @@ impl Building {
         batch.commit().map_err(|error| failed(&error))
     }
 
-    fn note(&mut self, changed: Vec<RowKey>, pin: Arc<dyn Pinned>) -> Result<(), ReadError> {
+    fn note(&mut self, changed: &[RowKey], pin: Arc<dyn Pinned>) -> Result<(), ReadError> {
         let Some(layer) = &mut self.layer else { return Ok(()) };
         for keys in changed.chunks(ROWS_AT_ONCE) {
             let snapshot = self.engine.snapshot();
@@ -419,8 +419,13 @@ impl Building {
                 break;
             }
             self.merge_some(some, &pin, context, theirs)?;
-            while let Ok(task) = todo.try_recv() {
-                self.task(task, todo)?;
+            loop {
+                match todo.try_recv() {
+                    Ok(task) => self.task(task, todo)?,
+                    Err(TryRecvError::Empty) => break,
+                    // The process ends.
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
             }
             if self.layer.as_ref().is_none_or(|layer| layer.number != number) {
                 return Ok(());

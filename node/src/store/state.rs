@@ -333,7 +333,10 @@ impl State {
         let all_stored = self.layers.memtable.is_empty() && self.layers.frozen.is_none();
         let stored = if all_stored { self.synced.position } else { self.layers.base.position };
         if stored < position {
-            self.begin_checkpoint();
+            // What is not synced yet would need another one.
+            if self.synced.position >= position {
+                self.begin_checkpoint();
+            }
             return false;
         }
         !self.flusher.is_running() && self.layers.base.adopted.is_none()

@@ -146,7 +146,7 @@ impl Staging {
 
     /// Whether the last pass merged with the pin that holds now, and how many rows changed since. G3
     pub(crate) fn changed_since_pass(&self) -> Option<usize> {
-        (!self.noted).then(|| self.changed.len())
+        (!self.noted).then_some(self.changed.len())
     }
 
     /// The closing entry, on rows as they are now under `context`, with a peer that stood at `theirs`. With a layer, a pass has
