@@ -34,11 +34,13 @@ pub enum Mutant {
     KeepCursor,
     /// Peers go on from what the context covers, not from where the cursor is.
     PullFromContext,
+    /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
+    RepairFromBehind,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -52,6 +54,7 @@ impl Mutant {
         Self::LostByCursor,
         Self::KeepCursor,
         Self::PullFromContext,
+        Self::RepairFromBehind,
     ];
 }
 

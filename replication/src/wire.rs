@@ -457,13 +457,19 @@ mod tests {
         let rows = alloc::vec![crate::RowState { key: key.clone(), fresh, kept: vector.iter().collect() }];
         let opening = crate::sketch::Opening::of(&sketch, 12, 1);
         let steps = [
-            Step::Open(Arc::new(crate::Open { context: vector.clone(), cursor: vector.clone(), opening })),
+            Step::Open(Arc::new(crate::Open {
+                context: vector.clone(),
+                cursor: vector.clone(),
+                opening,
+                holes: crate::OpenHoles { ids: ids.clone(), context: vector.clone() },
+            })),
             Step::Accept { context: vector.clone(), lost: vector.clone() },
             Step::Cells(sketch.prefix().cells()[..2].into()),
             Step::More { from: 2, to: 5 },
             Step::Want(ids.clone().into()),
             Step::WantAll,
-            Step::States(crate::States { span: crate::Span::Ids(ids), rows: rows.clone() }),
+            Step::States(crate::States { span: crate::Span::Ids(ids.clone()), rows: rows.clone() }),
+            Step::States(crate::States { span: crate::Span::Holes(ids), rows: rows.clone() }),
             Step::States(crate::States { span: crate::Span::Keys(None, Some(key)), rows }),
             Step::Close,
             Step::Abort,
@@ -491,7 +497,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..18, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..19, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
             let mut bytes = frame(&samples()[which]);
             let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
             bytes[at] = byte;

@@ -73,6 +73,10 @@ fn every_seed_holds_every_invariant_and_converges() {
         "reconciliations given up",
         "rows adopted",
         "roots compared",
+        "rows that rot",
+        "rows repaired",
+        "reads of damaged rows",
+        "refused: damaged row",
     ] {
         assert!(seeds < 1_000 || report.reached.contains_key(what), "no seed reached: {what}");
     }

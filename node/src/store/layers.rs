@@ -67,8 +67,15 @@ impl Layers {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
             Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
             None => self.base.row(key),
         }
+    }
+
+    /// Whether nobody knows what a row should hold that no layer in memory has.
+    fn is_unknown(&self, key: &RowKey) -> bool {
+        let names = |layer: &Layer| layer.unknown.contains_key(key);
+        names(&self.memtable) || self.frozen.as_deref().is_some_and(names)
     }
 
     /// How many rows of a collection hold something.
@@ -99,9 +106,14 @@ impl Layers {
             if mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions) {
                 return Ok(());
             }
+            if self.is_unknown(&key) {
+                return Err(ReadError::Damaged(key));
+            }
             match base.row_once(&key)? {
                 Some(row) => visitor(&key, &row),
-                None => return Err(ReadError(format!("the index by id names a row {key:?} that is not there"))),
+                None => {
+                    return Err(ReadError::Failed(format!("the index by id names a row {key:?} that is not there")));
+                }
             }
             Ok(())
         })
@@ -121,7 +133,8 @@ impl Layers {
         memory.push(rows_from(&self.memtable, from).peekable());
         memory.extend(self.frozen.as_ref().map(|layer| rows_from(layer, from).peekable()));
         let stored = Stored::begin(self.base.engine.rows_from(&self.base.snapshot, from))?;
-        merge(memory, stored, prefix, visitor)
+        let known = |key: RowKey| if self.is_unknown(&key) { Err(ReadError::Damaged(key)) } else { Ok(key) };
+        merge(memory, stored, prefix, &known, visitor).map_err(|error| self.base.engine.suspects.note(error))
     }
 }
 
@@ -156,6 +169,7 @@ fn merge(
     mut memory: Vec<Peekable<MemoryRows<'_>>>,
     mut stored: Stored,
     prefix: &[u8],
+    known: &dyn Fn(RowKey) -> Result<RowKey, ReadError>,
     visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
 ) -> Result<(), ReadError> {
     loop {
@@ -179,7 +193,7 @@ fn merge(
                 return Ok(());
             }
             let (key, row) = head.decode()?;
-            if !visitor(&key, &row) {
+            if !visitor(&known(key)?, &row) {
                 return Ok(());
             }
             stored.advance()?;

@@ -43,10 +43,13 @@ mod pin;
 mod preparer;
 mod replay;
 mod retention;
+mod salvage;
 mod scan;
+mod scrub;
 mod segment;
 mod sketch_file;
 mod state;
+mod suspects;
 mod tail;
 #[cfg(test)]
 mod tests;

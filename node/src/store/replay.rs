@@ -17,7 +17,7 @@ use super::scan::{Ending, Scanned, scan};
 use super::segment::{self, HeaderError};
 use super::state::State;
 use atoll_crdt::codec::DecodeError;
-use atoll_replication::{Entry, Position, row_changes};
+use atoll_replication::{Entry, Position, replayed_changes};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -180,7 +180,12 @@ impl Reading<'_> {
             Entry::Record(bytes) => {
                 let record = bytes.decode().map_err(|error| undecodable(path, offset, error))?;
                 let context = &self.state.synced().state.clocks.context;
-                row_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?
+                let (changes, holes) =
+                    replayed_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?;
+                for key in &holes {
+                    self.state.forget(key).map_err(|error| at(error.to_string()))?;
+                }
+                changes
             }
             Entry::Adopt(adoption) => adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?,
             Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),

@@ -18,7 +18,7 @@ use super::pin::Pin;
 use super::view::View;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Sketch};
-use atoll_replication::{Entry, Position, RowChanges};
+use atoll_replication::{Entry, HOLES_MAX, Holes, Position, RowChanges};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -77,6 +77,8 @@ pub(super) struct State {
     changed_at: Option<Instant>,
     flusher: Flusher,
     rule: CheckpointRule,
+    /// The rows of [`Digests::holes`], as they are told.
+    holes: Arc<Holes>,
 }
 
 impl State {
@@ -88,8 +90,77 @@ impl State {
         flusher: Flusher,
         rule: CheckpointRule,
     ) -> Self {
-        let layers = Layers { memtable: Layer::default(), frozen: None, base };
-        Self { overlay: Overlay::default(), layers, digests, synced, context: None, changed_at: None, flusher, rule }
+        let mut layers = Layers { memtable: Layer::default(), frozen: None, base };
+        // Some may be there and be others than they should be.
+        layers.memtable.unknown = digests.holes().iter().map(|(key, digest)| (key.clone(), *digest)).collect();
+        let overlay = Overlay::default();
+        let holes = told(&digests);
+        Self { overlay, layers, digests, synced, context: None, changed_at: None, flusher, rule, holes }
+    }
+
+    /// The rows that are damaged, after a look at what reads came upon since the last time.
+    ///
+    /// # Errors
+    /// The storage failed, or so many are that it is no store any more.
+    pub(super) fn holes(&mut self) -> Result<&Arc<Holes>, ReadError> {
+        let suspects = Arc::clone(&self.layers.base.engine.suspects);
+        if suspects.has_blocks() {
+            let what = "its files are damaged; the next start copies what can be read of them into new ones";
+            return Err(ReadError::Failed(what.into()));
+        }
+        for key in suspects.take() {
+            self.examine(&key)?;
+        }
+        Ok(&self.holes)
+    }
+
+    /// A read found a row damaged. It is a hole until it is repaired, even if its bytes come back; unless something newer is
+    /// in memory, which will be written over it, or what it held is known from the cache.
+    fn examine(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        if self.holes.contains_key(key) || self.is_in_memory(key) {
+            return Ok(());
+        }
+        let base = Arc::clone(&self.layers.base);
+        if base.engine.is_whole(&base.snapshot, key.as_bytes())? {
+            return Ok(());
+        }
+        let digest = base.engine.digest(&base.snapshot, key.as_bytes())?;
+        self.changed_at.get_or_insert_with(Instant::now);
+        match self.layers.row(key) {
+            Ok(Some(row)) if self.digests.key().digest(key, &row) == digest => {
+                tracing::warn!(row = ?key, "a stored row was found damaged and is at hand: it is written again");
+                self.layers.memtable.put(key.clone(), row);
+            }
+            Ok(_) | Err(ReadError::Damaged(_)) => {
+                if self.holes.len() >= HOLES_MAX {
+                    return Err(ReadError::Failed(format!("more than {HOLES_MAX} rows are damaged")));
+                }
+                tracing::error!(row = ?key, "a stored row is damaged: it is not read until a peer has repaired it");
+                self.layers.memtable.unknown.insert(key.clone(), digest);
+                self.digests.add_hole(key.clone(), digest);
+                self.holes = told(&self.digests);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn is_in_memory(&self, key: &RowKey) -> bool {
+        let layers = &self.layers;
+        self.overlay.rows.contains_key(key)
+            || layers.memtable.rows.contains_key(key)
+            || layers.frozen.as_ref().is_some_and(|frozen| frozen.rows.contains_key(key))
+    }
+
+    /// A replay could not bring a damaged row to where it was: what the engine has of it is behind.
+    pub(super) fn forget(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        self.examine(key)?;
+        if self.holes.contains_key(key) {
+            let digest = self.layers.base.engine.unknown(key.as_bytes());
+            self.layers.memtable.unknown.insert(key.clone(), digest);
+            self.synced.root = self.digests.forget(key, digest);
+        }
+        Ok(())
     }
 
     /// The state after every synced entry.
@@ -103,7 +174,16 @@ impl State {
     /// The storage failed: the process must end.
     pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         let counts = self.counts_after(&rows)?;
+        for change in rows.iter().filter(|change| change.is_repair()) {
+            // One that was found this moment.
+            self.examine(&change.key)?;
+        }
         let root = self.digests.absorb(&rows);
+        if self.holes.len() != self.digests.holes().len() {
+            let repaired = self.holes.len() - self.digests.holes().len();
+            self.holes = told(&self.digests);
+            tracing::info!(repaired, left = self.holes.len(), "damaged rows were repaired from a peer");
+        }
         for change in &rows {
             self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
@@ -253,6 +333,10 @@ impl State {
 
     /// The sketch of the rows in the engine, if that holds everything that was appended.
     pub(super) fn sketch_of_engine(&self) -> Option<Arc<Sketch>> {
+        // The next start reads every row, and so finds what is damaged.
+        if !self.holes.is_empty() {
+            return None;
+        }
         let holds_all = self.overlay.entries.is_empty() && self.layers.base.position == self.synced.position;
         holds_all.then(|| self.digests.sketch())
     }
@@ -276,6 +360,10 @@ impl State {
     pub(super) fn base(&self) -> &Base {
         &self.layers.base
     }
+}
+
+fn told(digests: &Digests) -> Arc<Holes> {
+    Arc::new(digests.holes().keys().map(|key| (key.clone(), digests.key().id(key))).collect())
 }
 
 impl RowSource for State {

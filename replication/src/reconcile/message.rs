@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! receiver                                  source
-//!   Open: both clocks, sketch opening   →
+//!   Open: both clocks, sketch, holes    →
 //!                                       ←   Accept: context, lost actors
 //!                                       ←   Cells …                        only when the opening names too little
 //!   More: cells from … on               →
 //!   Want: ids | everything              →
-//!                                       ←   States: rows by id, or by range of keys … | Close
+//!                                       ←   States: rows by id, or by range of keys, and whole ones … | Close
 //! ```
 //!
 //! **What always holds.** M1: every message names its session by both sides' numbers and has a place in it, so what is
@@ -138,6 +138,18 @@ pub struct Open {
     pub cursor: VersionVector,
     /// Its sketch.
     pub opening: Opening,
+    /// Rows that are damaged there, and what the source must cover for its own to stand for them; see
+    /// [`crate::reconcile`].
+    pub holes: Holes,
+}
+
+/// What a receiver cannot read of its own rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holes {
+    /// Their ids, ascending.
+    pub ids: Vec<RowId>,
+    /// Every record that may have touched one of these rows, as the receiver's clocks have it.
+    pub context: VersionVector,
 }
 
 /// Which rows a chunk speaks of: those that it does not mention are not there.
@@ -147,6 +159,8 @@ pub enum Span {
     Ids(Vec<RowId>),
     /// All rows with keys above the first up to the second, or to the end.
     Keys(Option<RowKey>, Option<RowKey>),
+    /// All rows of these ids, which the receiver said are damaged, with every entry.
+    Holes(Vec<RowId>),
 }
 
 /// A chunk of rows.
@@ -180,7 +194,7 @@ impl Step {
                 let row = |row: &RowState| row.key.as_bytes().len() + row.fresh.memory_bytes() + row.kept.len() * 16;
                 states.rows.iter().map(row).sum::<usize>() + 64
             }
-            Self::Open(_) => crate::sketch::OPENING_BYTES,
+            Self::Open(open) => crate::sketch::OPENING_BYTES + open.holes.ids.len() * 8,
             Self::Accept { .. } | Self::More { .. } | Self::WantAll | Self::Close | Self::Abort | Self::GiveUp => 0,
         }
     }
@@ -198,6 +212,8 @@ impl Reconcile {
                 open.context.encode(out);
                 open.cursor.encode(out);
                 out.bytes(&open.opening.encode());
+                write_ids(out, &open.holes.ids);
+                open.holes.context.encode(out);
             }
             Step::Accept { context, lost } => {
                 out.byte(2);
@@ -238,6 +254,7 @@ impl Reconcile {
                 context: VersionVector::decode(input)?,
                 cursor: VersionVector::decode(input)?,
                 opening: Opening::decode(input.bytes(RECONCILE_BYTES_MAX)?)?,
+                holes: Holes { ids: read_ids(input)?, context: VersionVector::decode(input)? },
             })),
             2 => Step::Accept { context: VersionVector::decode(input)?, lost: VersionVector::decode(input)? },
             3 => Step::Cells(decode_cells(input.bytes(RECONCILE_BYTES_MAX)?, PREFIX_CELLS_MAX)?.into()),
@@ -261,6 +278,10 @@ impl States {
                 out.byte(0);
                 write_ids(out, ids);
             }
+            Span::Holes(ids) => {
+                out.byte(2);
+                write_ids(out, ids);
+            }
             Span::Keys(after, upto) => {
                 out.byte(1);
                 for bound in [after, upto] {
@@ -280,7 +301,12 @@ impl States {
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let span = if flag(input)? { Span::Keys(bound(input)?, bound(input)?) } else { Span::Ids(read_ids(input)?) };
+        let span = match input.byte()? {
+            0 => Span::Ids(read_ids(input)?),
+            1 => Span::Keys(bound(input)?, bound(input)?),
+            2 => Span::Holes(read_ids(input)?),
+            _ => return Err(DecodeError::NotCanonical),
+        };
         let count = input.length(4, RECONCILE_BYTES_MAX)?;
         let mut rows: Vec<RowState> = Vec::with_capacity(count.min(4_096));
         for _ in 0..count {

@@ -1,11 +1,12 @@
 //! The side of a reconciliation that takes state over: it finds out which rows differ, and collects them aside.
 
-use super::message::{IDS_MAX, Open, Reconcile, RowState, SessionId, Span, States, Step, Talk};
+use super::message::{self, IDS_MAX, Open, Reconcile, RowState, SessionId, Span, States, Step, Talk};
 use crate::adoption::Adoption;
+use crate::apply::visit_known;
 use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
-use crate::sketch::{Decoder, Opening, Progress};
-use crate::store::Pinned;
+use crate::sketch::{Decoder, Opening, Progress, RowId};
+use crate::store::{Holes, Pinned};
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -49,20 +50,38 @@ pub(crate) struct Receiver {
     compared: Option<RowKey>,
     /// Rows that changed here since the snapshot. C2
     changed: BTreeSet<RowKey>,
+    /// Rows that were damaged when it began, what the source must cover to repair them (C5), and those not yet sent.
+    holes: Arc<Holes>,
+    holes_context: VersionVector,
+    unrepaired: BTreeSet<RowId>,
+    hole_ids: BTreeSet<RowId>,
+}
+
+/// What a session begins from, beside the pinned rows.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) context: VersionVector,
+    pub(crate) cursor: VersionVector,
+    pub(crate) holes: Arc<Holes>,
+    /// The context at which the last of them was found.
+    pub(crate) holes_context: VersionVector,
 }
 
 impl Receiver {
-    /// Begins a session on a snapshot, at which the clocks were these; gives what is said first.
+    /// Begins a session on a snapshot; gives what is said first.
     pub(crate) fn open(
         session: SessionId,
         link: LinkId,
         pin: Arc<dyn Pinned>,
-        clocks: (VersionVector, VersionVector),
+        begin: Beginning,
         now: Instant,
     ) -> (Self, Step) {
         let sketch = pin.sketch();
         let opening = Opening::of(sketch, sketch.leaves().bits(), session.0 as u32);
-        let open = Open { context: clocks.0, cursor: clocks.1, opening };
+        let unrepaired: BTreeSet<RowId> = begin.holes.values().copied().collect();
+        let holes_context = if unrepaired.is_empty() { VersionVector::new() } else { begin.holes_context };
+        let holes = message::Holes { ids: unrepaired.iter().copied().collect(), context: holes_context.clone() };
+        let open = Open { context: begin.context, cursor: begin.cursor, opening, holes };
         let receiver = Self {
             talk: Talk::new(session, 0),
             link,
@@ -74,6 +93,10 @@ impl Receiver {
             staged_bytes: 0,
             compared: None,
             changed: BTreeSet::new(),
+            holes: begin.holes,
+            holes_context,
+            hole_ids: unrepaired.clone(),
+            unrepaired,
         };
         (receiver, Step::Open(Arc::new(open)))
     }
@@ -100,7 +123,12 @@ impl Receiver {
         self.moved_at = now;
         let accepted = self.theirs.is_some();
         Ok(match step {
-            Step::Accept { context, lost } if !accepted && lost.leq(&context) => {
+            // C5
+            Step::Accept { context, lost }
+                if !accepted
+                    && lost.leq(&context)
+                    && (self.holes_context.leq(&context) || is(Mutant::RepairFromBehind)) =>
+            {
                 self.theirs = Some(Theirs { context, lost });
                 Outcome::Goes(None)
             }
@@ -121,7 +149,7 @@ impl Receiver {
                     false => Outcome::Wrong,
                 }
             }
-            Step::Close if accepted => Outcome::Finished,
+            Step::Close if accepted && self.unrepaired.is_empty() => Outcome::Finished,
             _ => Outcome::Wrong,
         })
     }
@@ -144,19 +172,45 @@ impl Receiver {
     fn stage(&mut self, states: States) -> Result<bool, ReadError> {
         let mut theirs: BTreeMap<RowKey, RowState> =
             states.rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        if !matches!(states.span, Span::Holes(_)) {
+            // These come whole.
+            theirs.retain(|key, _| !self.holes.contains_key(key));
+        }
         let mut pairs: Vec<(RowKey, Option<Arc<Row>>, Row)> = Vec::new();
         let mut pair = |key: &RowKey, mine: &Arc<Row>, theirs: &mut BTreeMap<RowKey, RowState>| {
             let row = theirs.remove(key).map_or_else(Row::empty, |state| restored(state, Some(mine)));
             pairs.push((key.clone(), Some(Arc::clone(mine)), row));
         };
         match &states.span {
-            Span::Ids(ids) => self.pin.visit_ids(ids, &mut |key, mine| pair(key, mine, &mut theirs))?,
+            Span::Ids(ids) => {
+                let known: Vec<RowId> = ids.iter().filter(|id| !self.hole_ids.contains(id)).copied().collect();
+                self.pin.visit_ids(&known, &mut |key, mine| pair(key, mine, &mut theirs))?;
+            }
+            Span::Holes(ids) => {
+                if !ids.iter().all(|id| self.unrepaired.remove(id)) {
+                    return Ok(false);
+                }
+                for (key, _) in self.holes.iter().filter(|(_, id)| ids.binary_search(id).is_ok()) {
+                    let row = theirs.remove(key).map_or_else(Row::empty, |state| state.fresh);
+                    self.staged_bytes += key.as_bytes().len() + row.memory_bytes();
+                    self.staged.insert(key.clone(), Arc::new(row));
+                }
+                // Another row that has a hole's id by accident.
+                for key in theirs.keys() {
+                    let mine = self.pin.row(key)?;
+                    pairs.extend(mine.map(|mine| (key.clone(), Some(mine), Row::empty())));
+                }
+                for (key, _, row) in &mut pairs {
+                    *row = theirs.remove(key).map_or_else(Row::empty, |state| state.fresh);
+                }
+            }
             Span::Keys(after, upto) => {
                 if *after != self.compared {
                     return Ok(false);
                 }
                 let from = after.as_ref().map_or_else(Vec::new, |key| [key.as_bytes(), &[0]].concat());
-                self.pin.visit(&[], &from, &mut |key, mine| {
+                let mut hole = |key| if self.holes.contains_key(&key) { Ok(()) } else { Err(ReadError::Damaged(key)) };
+                visit_known(&*self.pin, &[], &from, &mut hole, &mut |key, mine| {
                     let inside = upto.as_ref().is_none_or(|upto| key <= upto);
                     if inside && !mine.is_empty() {
                         pair(key, mine, &mut theirs);
@@ -178,11 +232,18 @@ impl Receiver {
 
     /// The closing entry, on rows as they are now under `context`. Rows that differed, and rows that were equal and
     /// changed here since: for those the pinned copy stands for the source's (C2).
-    pub(crate) fn close(self, context: &VersionVector, now: &dyn RowSource) -> Result<Option<Adoption>, ReadError> {
-        let Some(theirs) = self.theirs else { return Ok(None) };
+    pub(crate) fn close(&self, context: &VersionVector, now: &dyn RowSource) -> Result<Option<Adoption>, ReadError> {
+        let Some(theirs) = &self.theirs else { return Ok(None) };
         let mut rows = Vec::new();
         let mut merge = |key: &RowKey, their_row: &Row| -> Result<(), ReadError> {
-            let mine = now.row(key)?;
+            let mine = match now.row(key) {
+                // C5
+                Err(ReadError::Damaged(_)) if self.holes.contains_key(key) => {
+                    rows.push((key.clone(), Arc::new(their_row.clone())));
+                    return Ok(());
+                }
+                read => read?,
+            };
             let before = mine.as_deref().cloned().unwrap_or_default();
             let after = before.merge(context, their_row, &theirs.context);
             if after != before {
@@ -201,8 +262,8 @@ impl Receiver {
         }
         // Staged ones and changed ones are each in order, not together.
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let context = if is(Mutant::AdoptLostOnly) { theirs.lost.clone() } else { theirs.context };
-        Ok(Some(Adoption { context, cursor: theirs.lost, rows }))
+        let context = if is(Mutant::AdoptLostOnly) { theirs.lost.clone() } else { theirs.context.clone() };
+        Ok(Some(Adoption { context, cursor: theirs.lost.clone(), rows }))
     }
 }
 

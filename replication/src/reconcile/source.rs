@@ -20,6 +20,8 @@ enum Plan {
     Ids(Arc<[RowId]>, usize),
     /// Every row above this key.
     Keys(Option<RowKey>),
+    /// Rows that are damaged there, from this place on.
+    Holes(usize),
     /// Nothing.
     Done,
 }
@@ -80,7 +82,14 @@ impl Source {
             Plan::Asked | Plan::Done => return Ok(None),
             Plan::Ids(ids, at) => {
                 let (ids, at) = (Arc::clone(ids), *at);
-                self.ids(&ids, at, bytes)?
+                match self.ids(&ids, at, bytes)? {
+                    Some(states) => Some(states),
+                    None => self.holes(0, bytes)?,
+                }
+            }
+            Plan::Holes(at) => {
+                let at = *at;
+                self.holes(at, bytes)?
             }
             Plan::Keys(after) => {
                 let after = after.clone();
@@ -95,18 +104,42 @@ impl Source {
         Ok(Some(step))
     }
 
+    /// What is damaged there, with every entry. C5
+    fn holes(&mut self, at: usize, bytes: usize) -> Result<Option<States>, ReadError> {
+        let theirs = Arc::clone(&self.theirs);
+        let (rows, end) = self.rows_of(&theirs.holes.ids, at, bytes, true)?;
+        self.plan = Plan::Holes(end);
+        Ok((end > at).then(|| States { span: Span::Holes(theirs.holes.ids[at..end].to_vec()), rows }))
+    }
+
     fn ids(&mut self, ids: &Arc<[RowId]>, at: usize, bytes: usize) -> Result<Option<States>, ReadError> {
+        let (rows, end) = self.rows_of(ids, at, bytes, false)?;
+        self.plan = Plan::Ids(Arc::clone(ids), end);
+        Ok((end > at).then(|| States { span: Span::Ids(ids[at..end].to_vec()), rows }))
+    }
+
+    /// A chunk's rows of these ids from a place on, and the place behind them.
+    fn rows_of(
+        &self,
+        ids: &[RowId],
+        at: usize,
+        bytes: usize,
+        whole: bool,
+    ) -> Result<(Vec<RowState>, usize), ReadError> {
         let mut rows = Vec::new();
         let (mut end, mut weight) = (at, 0);
         while end < ids.len() && end - at < CHUNK_ROWS && weight < bytes {
             self.pin.visit_ids(&ids[end..=end], &mut |key, row| {
                 weight += row.memory_bytes();
-                rows.push(self.state(key, row));
+                rows.push(if whole {
+                    RowState { key: key.clone(), fresh: Row::clone(row), kept: Vec::new() }
+                } else {
+                    self.state(key, row)
+                });
             })?;
             end += 1;
         }
-        self.plan = Plan::Ids(Arc::clone(ids), end);
-        Ok((end > at).then(|| States { span: Span::Ids(ids[at..end].to_vec()), rows }))
+        Ok((rows, end))
     }
 
     fn keys(&mut self, after: Option<RowKey>, bytes: usize) -> Result<States, ReadError> {

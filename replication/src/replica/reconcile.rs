@@ -6,7 +6,7 @@ use crate::entry::Entry;
 use crate::link::{Link, LogState};
 use crate::mutants::{Mutant, is};
 use crate::reconcile::message::{Hearing, Open, Reconcile, SessionId, Step, Talk};
-use crate::reconcile::receiver::{Outcome, Receiver};
+use crate::reconcile::receiver::{Beginning, Outcome, Receiver};
 use crate::reconcile::source::Source;
 use crate::store::Store;
 use crate::wire::Message;
@@ -65,6 +65,12 @@ impl Replica {
         self.sources.remove(&link);
         self.next_session += 1;
         let mut talk = Talk::new(session, self.next_session);
+        // C5
+        if !open.holes.context.leq(&self.clocks.context) && !is(Mutant::RepairFromBehind) {
+            self.early.insert(link, (session, open));
+            return;
+        }
+        self.early.remove(&link);
         let may = matches!(self.phase, Phase::Serving) && self.sources.len() < self.config.limits.sources;
         if !may || !open.cursor.leq(&open.context) {
             say(&mut self.links, out, link, talk.say(Step::Abort));
@@ -91,6 +97,9 @@ impl Replica {
     }
 
     fn on_asked(&mut self, link: LinkId, message: Reconcile, out: &mut Vec<Effect>) {
+        if self.early.get(&link).is_some_and(|(session, _)| *session == message.session) {
+            self.early.remove(&link);
+        }
         let Some(source) = self.sources.get_mut(&link) else { return };
         let heard = source.talk.hear(&message);
         if heard == Hearing::Stale {
@@ -108,25 +117,38 @@ impl Replica {
     }
 
     /// Sends the next chunks of every session as far as windows reach.
-    pub(super) fn send_states(&mut self, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+    pub(super) fn send_states(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         let (now, limits) = (self.now.instant, self.config.limits);
         let mut ended = Vec::new();
+        let mut damaged = None;
         for (id, source) in &mut self.sources {
             for _ in 0..CHUNKS_AT_ONCE {
                 if !self.links.get(id).is_some_and(|link| link.has_room(&limits)) {
                     break;
                 }
-                let Some(step) = source.next(limits.batch_bytes, now)? else { break };
-                if matches!(step, Step::Close) {
+                let step = match source.next(limits.batch_bytes, now) {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // What is damaged here is not told to anybody.
+                        damaged = Some(error);
+                        Step::Abort
+                    }
+                };
+                if matches!(step, Step::Close | Step::Abort) {
                     ended.push(*id);
                 }
+                let ends = matches!(step, Step::Abort);
                 say(&mut self.links, out, *id, source.talk.say(step));
+                if ends {
+                    break;
+                }
             }
         }
         for id in ended {
             self.sources.remove(&id);
         }
-        Ok(())
+        damaged.map_or(Ok(()), |error| self.known_hole(error, store))
     }
 
     // -- the side that takes state over ---------------------------------------------------------------------------
@@ -145,7 +167,16 @@ impl Replica {
             return Ok(Err(DisconnectReason::Impostor));
         }
         let Some(receiver) = &mut self.receiving else { return Ok(Ok(())) };
-        match receiver.on_step(step, self.config.limits.staged_bytes, self.now.instant)? {
+        let outcome = match receiver.on_step(step, self.config.limits.staged_bytes, self.now.instant) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The next session names the row among its holes.
+                self.give_up(out);
+                self.known_hole(error, store)?;
+                return Ok(Ok(()));
+            }
+        };
+        match outcome {
             Outcome::Goes(None) => {}
             Outcome::Goes(Some(answer)) => say(&mut self.links, out, link, receiver.talk.say(answer)),
             Outcome::Finished => self.adopt(store, out)?,
@@ -163,19 +194,29 @@ impl Replica {
 
     /// The closing entry: rows and clocks at once.
     fn adopt(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
-        let Some(receiver) = self.receiving.take() else { return Ok(()) };
-        let Some(mut adoption) = receiver.close(&self.clocks.context, &*store)? else { return Ok(()) };
+        let Some(receiver) = &self.receiving else { return Ok(()) };
+        let mut adoption = match receiver.close(&self.clocks.context, &*store) {
+            Ok(Some(adoption)) => adoption,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.give_up(out);
+                return self.known_hole(error, store);
+            }
+        };
+        self.receiving = None;
         if is(Mutant::KeepCursor) {
             adoption.cursor = VersionVector::new();
         }
         let changes = adoption.row_changes(&*store)?;
         self.counts.sessions_finished += 1;
         self.counts.rows_adopted += changes.len() as u64;
+        self.counts.rows_repaired += changes.iter().filter(|change| change.is_repair()).count() as u64;
         let adoption = Arc::new(adoption);
         self.clocks.adopt(&adoption);
         let position = store.append(Entry::Adopt(Arc::clone(&adoption)), changes);
         self.appended.push_back((position, Unapplied::Context(adoption.context.clone())));
         self.last_position = position;
+        self.notice_holes(store);
         self.lost_since = None;
         self.failed = (0, None);
         self.refresh_log(store);
@@ -197,6 +238,7 @@ impl Replica {
     /// Sessions end with their connection. C3
     pub(super) fn link_gone(&mut self, link: LinkId, out: &mut Vec<Effect>) {
         self.sources.remove(&link);
+        self.early.remove(&link);
         if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link) {
             self.give_up(out);
         }
@@ -206,6 +248,11 @@ impl Replica {
     pub(super) fn tick_reconcile(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) {
         let (now, limits) = (self.now.instant, self.config.limits);
         self.sources.retain(|_, source| now.since(source.moved_at) < limits.reconcile_idle);
+        let context = &self.clocks.context;
+        let timely: Vec<_> = self.early.extract_if(.., |_, (_, open)| open.holes.context.leq(context)).collect();
+        for (link, (session, open)) in timely {
+            self.on_open(link, session, open, store, out);
+        }
         if let Some(receiver) = &self.receiving {
             if now.since(receiver.moved_at) >= limits.reconcile_idle {
                 self.give_up(out);
@@ -227,13 +274,19 @@ impl Replica {
     fn open_session(&mut self, link: LinkId, store: &mut dyn Store, out: &mut Vec<Effect>) {
         self.next_session += 1;
         let session = SessionId(self.next_session);
-        let clocks = (self.clocks.context.clone(), self.clocks.cursor.clone());
-        let (mut receiver, open) = Receiver::open(session, link, store.pin(), clocks, self.now.instant);
+        let begin = Beginning {
+            context: self.clocks.context.clone(),
+            cursor: self.clocks.cursor.clone(),
+            holes: Arc::clone(&self.holes),
+            holes_context: self.holes_context.clone(),
+        };
+        let (mut receiver, open) = Receiver::open(session, link, store.pin(), begin, self.now.instant);
         say(&mut self.links, out, link, receiver.talk.say(open));
         self.receiving = Some(receiver);
     }
 
-    /// A peer that holds something no peer's log can bring here: the nearest one, and another than failed last.
+    /// A peer that holds something no peer's log can bring here, or any while rows are damaged: the nearest one, and
+    /// another than failed last.
     fn whom_to_ask(&self) -> Option<LinkId> {
         let live = || self.links.values().filter(|link| link.is_live());
         let lacks_from = |link: &&Link| {
@@ -244,7 +297,7 @@ impl Replica {
             })
         };
         live()
-            .filter(lacks_from)
+            .filter(|link| !self.holes.is_empty() || lacks_from(link))
             .min_by_key(|link| (Some(link.id) == self.failed.1, link.rtt, link.id))
             .map(|link| link.id)
     }

@@ -41,6 +41,8 @@ pub struct Options {
     pub pending_bytes: usize,
     /// Bytes a link may have under way: small ones force pauses.
     pub window_bytes: usize,
+    /// Whether rows rot on disks.
+    pub rot: bool,
     /// Records of an actor that a log keeps whoever needs more: few force reconciliations.
     pub log_records_max: usize,
 }
@@ -73,6 +75,7 @@ impl Options {
             pending_bytes: *random.pick(&[16 << 20, 16 << 20, 600]).unwrap_or(&600),
             window_bytes: *random.pick(&[4 << 20, 4 << 20, 500]).unwrap_or(&500),
             log_records_max: *random.pick(&[usize::MAX, 30, 5, 1]).unwrap_or(&5),
+            rot: random.permille(500),
         }
     }
 }
