@@ -4,6 +4,7 @@
 //! `cargo run -p atoll-tests --bin sim -- run --seed S` plays one.
 
 mod bench;
+mod holes;
 mod protocol;
 mod sessions;
 
