@@ -113,7 +113,11 @@ impl Engine {
             let suspects = Arc::new(Suspects::default());
             Ok(Self { database, rows, ids, counts, meta, digest_key, suspects, _directory })
         };
-        let engine = open().map_err(|source| OpenError::Rows { path: path.into(), source })?;
+        // The engine asserts some of what it reads of its own log.
+        let engine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).map_err(|_| {
+            OpenError::RowsDamaged { path: path.into(), what: "the engine cannot make sense of its own log".into() }
+        })?;
+        let engine = engine.map_err(|source| OpenError::Rows { path: path.into(), source })?;
         let checkpoint = engine.checkpoint(path)?;
         Ok((engine, checkpoint))
     }

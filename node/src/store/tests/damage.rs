@@ -230,30 +230,17 @@ fn tables(dir: &Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn a_bit_that_flips_in_a_table_of_the_engine_loses_no_row_silently() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let config = StoreConfig { memtable_bytes: 1 << 20, segment_bytes: 1 << 20, ..small(&dir.path().join("whole")) };
-    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
-    fixture.start();
-    for n in 0..1_500 {
-        fixture.add(&set("s"), &format!("m{n:04}"));
-    }
-    fixture.commit();
-    fixture.store().checkpoint();
-    let expected = rows(&fixture.opened.store);
-    fixture.store().flush();
-    drop(fixture);
+    let (config, expected) = in_tables(&dir.path().join("whole"));
     let files = tables(&config.dir.join("rows"));
     assert!(files.len() >= 3, "{files:?}");
     let (mut with_holes, mut whole, mut refused) = (0, 0, 0);
     for (n, file) in files.iter().enumerate() {
-        let size = std::fs::metadata(file).expect("there").len();
         for part in [1, 5, 9] {
             let hurt = StoreConfig { dir: dir.path().join(format!("hurt-{n}-{part}")), ..config.clone() };
             copy(&config.dir, &hurt.dir);
             let _ = std::fs::remove_file(hurt.dir.join("sketch"));
             let file = hurt.dir.join(file.strip_prefix(&config.dir).expect("inside"));
-            let mut bytes = std::fs::read(&file).expect("read");
-            bytes[(size * part / 10) as usize] ^= 4;
-            std::fs::write(&file, bytes).expect("written");
+            flip(&file, part);
             let mut fixture = match Fixture::open(hurt.clone(), 2) {
                 Ok(fixture) => fixture,
                 Err(OpenError::Rows { .. } | OpenError::RowsDamaged { .. }) => {
@@ -288,4 +275,118 @@ fn a_bit_that_flips_in_a_table_of_the_engine_loses_no_row_silently() {
         }
     }
     assert!(with_holes > 0 && whole > 0, "{with_holes} with holes, {whole} whole, {refused} refused");
+}
+
+/// A store with a thousand rows in tables of its engine, and what it holds.
+fn in_tables(dir: &Path) -> (StoreConfig, Rows) {
+    let config = StoreConfig { memtable_bytes: 1 << 20, segment_bytes: 1 << 20, ..small(dir) };
+    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
+    fixture.start();
+    for n in 0..1_500 {
+        fixture.add(&set("s"), &format!("m{n:04}"));
+    }
+    fixture.commit();
+    fixture.store().checkpoint();
+    let expected = rows(&fixture.opened.store);
+    fixture.store().flush();
+    (config, expected)
+}
+
+/// Flips a bit of a file, this many tenths into it.
+fn flip(file: &Path, tenths: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::options().read(true).write(true).open(file).expect("opened");
+    let at = file.metadata().expect("there").len() * tenths / 10;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("read");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("written");
+}
+
+#[test]
+fn a_scan_that_runs_into_a_damaged_block_ends_the_process_and_the_next_start_makes_the_files_anew() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, expected) = in_tables(dir.path());
+    let (told, failure) = sync_channel(1);
+    let opened = NodeStore::open(config.clone(), |_| {}, move |failure| _ = told.send(failure.to_string()));
+    let mut opened = opened.expect("opens by the stored sketch");
+    let largest = tables(&config.dir.join("rows"));
+    let largest = largest.iter().max_by_key(|file| std::fs::metadata(file).expect("there").len()).expect("a table");
+    flip(largest, 5);
+    let visited = opened.store.visit(b"", b"", &mut |_, _| true);
+    let in_the_index = visited.is_ok();
+    if !in_the_index {
+        assert!(matches!(visited, Err(ReadError::Failed(_))), "{visited:?}");
+        opened.store.holes();
+        let failure = failure.recv_timeout(PATIENCE).expect("the process is told to end");
+        assert!(failure.contains("rows cannot be read"), "{failure}");
+    }
+    drop(opened);
+    let mut fixture = Fixture::open(config.clone(), 3).expect("opens");
+    let holes = fixture.store().holes();
+    assert!(in_the_index || !holes.is_empty());
+    for (key, row) in expected.iter().filter(|(key, _)| !holes.contains_key(*key)) {
+        assert_eq!(fixture.opened.store.row(key), Ok(Some(Arc::clone(row))));
+    }
+    assert!(!config.dir.join("rows.new").exists() && !config.dir.join("rows.damaged").exists());
+}
+
+#[test]
+fn a_crash_while_files_are_made_anew_is_undone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, expected) = in_tables(dir.path());
+    let (rows_dir, new, old) = (config.dir.join("rows"), config.dir.join("rows.new"), config.dir.join("rows.damaged"));
+    // Before the first rename, between the two, and before the old ones were removed.
+    copy(&rows_dir, &new);
+    assert_eq!(rows(&Fixture::open(config.clone(), 2).expect("opens").opened.store), expected);
+    copy(&rows_dir, &new);
+    std::fs::rename(&rows_dir, &old).expect("renamed");
+    assert_eq!(rows(&Fixture::open(config.clone(), 3).expect("opens").opened.store), expected);
+    copy(&rows_dir, &old);
+    assert_eq!(rows(&Fixture::open(config, 4).expect("opens").opened.store), expected);
+    assert!(!new.exists() && !old.exists());
+}
+
+#[test]
+fn a_bit_that_flips_in_the_engines_own_log_shows_no_row_that_is_not_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = small(&dir.path().join("whole"));
+    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
+    fixture.start();
+    for n in 0..200 {
+        fixture.add(&set("s"), &format!("m{:02}", n % 50));
+        fixture.commit();
+    }
+    fixture.store().checkpoint();
+    let expected = rows(&fixture.opened.store);
+    drop(fixture);
+    let log = std::fs::read_dir(config.dir.join("rows")).expect("listed").map(|item| item.expect("listed").path());
+    let log = log.into_iter().find(|path| path.extension().is_some_and(|end| end == "jnl")).expect("a log");
+    let bytes = std::fs::read(&log).expect("read");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("written") + 1;
+    let (mut whole, mut refused) = (0, 0);
+    for part in 0..12 {
+        let hurt = StoreConfig { dir: dir.path().join(format!("hurt-{part}")), ..config.clone() };
+        copy(&config.dir, &hurt.dir);
+        let mut bytes = bytes.clone();
+        bytes[used * part / 12 + 7] ^= 4;
+        std::fs::write(hurt.dir.join(log.strip_prefix(&config.dir).expect("inside")), bytes).expect("written");
+        match Fixture::open(hurt, 2) {
+            Ok(mut fixture) => {
+                whole += 1;
+                let holes = fixture.store().holes();
+                for (key, row) in &expected {
+                    let read = fixture.opened.store.row(key);
+                    let known = if holes.contains_key(key) {
+                        Err(ReadError::Damaged(key.clone()))
+                    } else {
+                        Ok(Some(Arc::clone(row)))
+                    };
+                    assert_eq!(read, known);
+                }
+            }
+            Err(OpenError::Rows { .. } | OpenError::RowsDamaged { .. } | OpenError::Damaged { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(whole + refused, 12);
 }
