@@ -138,8 +138,7 @@ pub struct Open {
     pub cursor: VersionVector,
     /// Its sketch.
     pub opening: Opening,
-    /// Rows that are damaged there, and what the source must cover for its own to stand for them; see
-    /// [`crate::reconcile`].
+    /// Rows that are damaged there, and what the source must cover for its own to stand for them. C5
     pub holes: Holes,
 }
 
