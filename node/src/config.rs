@@ -62,6 +62,8 @@ pub struct Config {
     pub sync: Sync,
     /// How much of the log is kept for peers that are away.
     pub log: Log,
+    /// How long reading and checking every stored row once takes; `None`: it is not done.
+    pub scrub_every: Option<Duration>,
     /// Bytes of rows kept in memory beyond what must be there.
     pub cache_bytes: u64,
     /// Bounds on what clients can make this node hold.
@@ -259,6 +261,7 @@ impl Config {
                 retain_max: values.duration("log.retain_max")?,
                 retain_max_bytes: values.bytes("log.retain_max_bytes", 1 << 20)?,
             },
+            scrub_every: values.duration_or_none("scrub.interval")?,
             cache_bytes: values.bytes("cache.bytes", 1 << 20)?,
             limits: Limits::from_values(values)?,
         })

@@ -234,6 +234,8 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 log_bytes: log.log_bytes(),
                 segments_dropped: log.segments_dropped(),
                 segments_dropped_by_cap: log.segments_dropped_by_cap(),
+                scrub_rows: log.scrub_rows(),
+                scrub_failures: log.scrub_failures(),
             }
         }),
         peer_faults: Box::new(move || {
@@ -315,6 +317,7 @@ fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
             max: config.log.retain_max,
             max_bytes: config.log.retain_max_bytes,
         },
+        scrub_every: config.scrub_every,
         dir: config.data_dir.clone(),
         cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         sync: match config.sync {
@@ -434,6 +437,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
             .map(|region| RegionFreshness { region: region.clone(), as_of: replica.fresh_of_region(region) })
             .collect(),
         counts: replica.counts(),
+        holes: replica.holes(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
         read_only: None,

@@ -31,13 +31,17 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// What the entry makes of rows that `source` still shows as they were.
+    /// What the entry makes of rows that `source` still shows as they were. Damaged ones are repaired by it.
     ///
     /// # Errors
     /// The storage failed.
     pub fn row_changes(&self, source: &dyn RowSource) -> Result<RowChanges, ReadError> {
         let change = |(key, after): &(RowKey, Arc<Row>)| {
-            Ok(RowChange { key: key.clone(), before: source.row(key)?, after: Arc::clone(after) })
+            let before = match source.row(key) {
+                Err(ReadError::Damaged(_)) => Some(Arc::new(Row::empty())),
+                read => read?,
+            };
+            Ok(RowChange { key: key.clone(), before, after: Arc::clone(after) })
         };
         self.rows.iter().map(change).collect()
     }

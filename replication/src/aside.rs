@@ -39,6 +39,9 @@ pub struct AsideUse {
     pub bytes: u64,
     /// Of these, bytes that are still in memory because the disk is slower than the peer.
     pub waiting_bytes: usize,
+    /// A row that it needs is damaged, of the pin or its own: nothing is built any more, and it is to be dropped. What is
+    /// damaged is never taken for absent.
+    pub is_lost: bool,
 }
 
 /// The part of a store that builds layers. Nothing here waits for a disk.

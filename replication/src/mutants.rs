@@ -38,11 +38,13 @@ pub enum Mutant {
     PartsForResumed,
     /// Peers go on from what the context covers, not from where the cursor is.
     PullFromContext,
+    /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
+    RepairFromBehind,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -58,6 +60,7 @@ impl Mutant {
         Self::LayerOverNewer,
         Self::PartsForResumed,
         Self::PullFromContext,
+        Self::RepairFromBehind,
     ];
 }
 

@@ -11,6 +11,11 @@
 //! changed since. C3: a session ends with either side's process, and with the connection, unless the source had said
 //! everything. C4: a receiver has one session at a time; what it may hold in memory and on disk is bounded.
 //!
+//! **Holes.** Rows of the receiver that are damaged ([`crate::Holes`]) are repaired by a session, whatever began it: the
+//! opening names them with the context `H` at which they were found, and the source, once it covers `H`, sends them whole.
+//! C5: that row is `f(CC)` of the joined context. What the receiver covers beyond `H` does not touch it, for a record that
+//! does is held back and a write refused; so nothing of it is missing from the source's row, which is `f` of a context that covers `H`.
+//!
 //! **What is not here.** Which peer to ask and when, and the entry: the replica.
 
 pub(crate) mod message;

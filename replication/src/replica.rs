@@ -19,7 +19,7 @@ mod reports;
 mod sources;
 mod writes;
 
-use crate::apply::{Clocks, row_changes};
+use crate::apply::{Clocks, row_changes, touches};
 use crate::config::Config;
 use crate::effect::{Effect, Input, LinkId, RequestId, SeedIndex, WriteOutcome};
 use crate::entry::{Entry, Start};
@@ -28,15 +28,17 @@ use crate::levels::Levels;
 use crate::link::{Link, LogState};
 use crate::names::NodeName;
 use crate::pending::Pending;
+use crate::reconcile::message::{Open, SessionId};
 use crate::reconcile::receiver::Receiver;
 use crate::reconcile::source::Source;
 use crate::reconcile::staging::Staging;
 use crate::record::{Record, RecordBytes};
 use crate::status::{Counts, Readiness};
-use crate::store::{Position, Recovered, Store};
+use crate::store::{Holes, Position, Recovered, Store};
 use crate::time::{Instant, Now};
 use crate::waits::Waits;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, CEILING_MS, Dot, Hlc, HlcClock, Payload, ReadError, Row, VersionVector, check_not_ahead};
 
@@ -130,6 +132,11 @@ pub struct Replica {
     aside_unwanted: bool,
     /// Sessions in which peers do.
     sources: BTreeMap<LinkId, Source>,
+    /// Openings of peers with damaged rows, until this node covers what those held.
+    early: BTreeMap<LinkId, (SessionId, Arc<Open>)>,
+    /// Damaged rows, and the context at which the last of them was found: nothing beyond it touches them (C5).
+    holes: Arc<Holes>,
+    holes_context: VersionVector,
     next_session: u64,
     /// Since when no peer could send what is lacking.
     lost_since: Option<Instant>,
@@ -197,6 +204,9 @@ impl Replica {
             kept: None,
             aside_unwanted: false,
             sources: BTreeMap::new(),
+            early: BTreeMap::new(),
+            holes: Arc::default(),
+            holes_context: VersionVector::new(),
             next_session: 0,
             lost_since: None,
             failed: (0, None),
@@ -207,6 +217,7 @@ impl Replica {
             now,
         };
         replica.refresh_log(store);
+        replica.notice_holes(store);
         Ok(replica)
     }
 
@@ -283,11 +294,15 @@ impl Replica {
         let wall_ms = self.now.wall_ms;
         let mut applied = false;
         while let Some((bytes, record)) = self.pending.next(&self.clocks, |record, context| {
-            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context)
+            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context) && !touches(record, &self.holes)
         }) {
             // The stamp was just found believable, so it moves the clock.
             let _ = self.clock.observe(record.at, wall_ms);
-            self.append_record(&record, bytes, store)?;
+            if let Err(error) = self.append_record(&record, bytes.clone(), store) {
+                self.known_hole(error, store)?;
+                self.pending.put_back(bytes, record, self.now.instant);
+                continue;
+            }
             self.counts.applied += 1;
             self.counts.last_applied = Some(record.dot);
             applied = true;
@@ -299,6 +314,30 @@ impl Replica {
             self.context_grew(store, out)?;
         }
         Ok(())
+    }
+
+    /// Takes in which rows the store has found damaged.
+    fn notice_holes(&mut self, store: &mut dyn Store) {
+        let holes = store.holes();
+        if !Arc::ptr_eq(&holes, &self.holes) {
+            if holes.keys().any(|key| !self.holes.contains_key(key)) {
+                self.holes_context.clone_from(&self.clocks.context);
+            }
+            self.holes = holes;
+        }
+    }
+
+    /// A read failed: a damaged row is known from now on and waits to be repaired, unless it can be read again, because it
+    /// was written anew since, say.
+    ///
+    /// # Errors
+    /// Any other failure of the storage.
+    fn known_hole(&mut self, error: ReadError, store: &mut dyn Store) -> Result<(), ReadError> {
+        self.notice_holes(store);
+        match &error {
+            ReadError::Damaged(key) if self.holes.contains_key(key) || store.row(key).is_ok() => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// What waited for the context goes on.
@@ -371,6 +410,7 @@ impl Replica {
 
     fn on_tick(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         self.raise_ceiling_if_needed(store);
+        self.notice_holes(store);
         self.time_out(out);
         self.tick_links(out);
         self.tick_prove(&*store, out);
@@ -388,7 +428,7 @@ impl Replica {
         self.tell_durable(out);
         self.ask_for_lacking(out);
         self.send_records(store, out)?;
-        self.send_states(out)
+        self.send_states(store, out)
     }
 
     /// Whether records of `actor` are this disk's to send.

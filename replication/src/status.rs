@@ -109,6 +109,8 @@ pub struct Counts {
     pub sessions_granted: u64,
     /// Rows that reconciliations changed here.
     pub rows_adopted: u64,
+    /// Damaged rows of this node that were repaired from peers.
+    pub rows_repaired: u64,
     /// Comparisons of this node's root with a peer's at equal contexts.
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.

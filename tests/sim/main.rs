@@ -4,6 +4,7 @@
 //! `cargo run -p atoll-tests --bin sim -- run --seed S` plays one.
 
 mod bench;
+mod holes;
 mod protocol;
 mod sessions;
 
@@ -77,6 +78,10 @@ fn every_seed_holds_every_invariant_and_converges() {
         "sources that crash in the middle",
         "rows adopted",
         "roots compared",
+        "rows that rot",
+        "rows repaired",
+        "reads of damaged rows",
+        "refused: damaged row",
     ] {
         assert!(seeds < 1_000 || report.reached.contains_key(what), "no seed reached: {what}");
     }

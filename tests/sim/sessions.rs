@@ -28,7 +28,7 @@ fn opening(effects: &[Effect]) -> Option<SessionId> {
 }
 
 fn accept() -> Step {
-    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: 1 }
+    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: Some(1) }
 }
 
 /// All rows of the peer: one, put by this dot.
@@ -37,7 +37,7 @@ fn only_row(dot: Dot) -> Step {
     let bytes = b"theirs".as_slice().into();
     fresh.put(dot, Payload::Value { at: Hlc::at_ms(WALL_MS), content_type: "text/plain".into(), bytes });
     let row = RowState { key: register().row(), fresh, kept: Vec::new() };
-    Step::States(States { span: Span::Keys(None, None), rows: vec![row] })
+    Step::States(States { span: Span::Keys(None, None), rows: vec![row], checked: true })
 }
 
 /// Says steps in their places.
@@ -98,7 +98,7 @@ fn a_session_in_which_nothing_moves_is_given_up() {
 
 #[test]
 fn a_source_that_says_what_cannot_be_is_refused_and_nothing_is_applied() {
-    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost), rows: 1 };
+    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost), rows: Some(1) };
     let lies: [(&str, Vec<Step>, DisconnectReason); 4] = [
         ("rows beyond its context", vec![accept(), only_row(Dot::new(THIRD, 6))], DisconnectReason::Protocol),
         ("cursors beyond its context", vec![told(&[(THIRD, 5)], &[(THIRD, 6)])], DisconnectReason::Protocol),
@@ -153,7 +153,9 @@ fn on_disk() -> Bench {
 
 fn whole(effects: &[Effect]) -> Option<bool> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::Open(open), .. })) => Some(open.whole),
+        Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::Open(open), .. })) => {
+            open.more.as_ref().map(|more| more.whole)
+        }
         _ => None,
     })
 }
@@ -201,7 +203,7 @@ fn a_source_is_told_what_was_taken_in_and_one_that_sends_more_is_refused() {
     let mut bench = Bench::new(0);
     let session = opened(&mut bench);
     tell(&mut bench, session, [(0, accept())]);
-    let nothing = || Step::States(States { span: Span::Ids(Vec::new()), rows: Vec::new() });
+    let nothing = || Step::States(States { span: Span::Ids(Vec::new()), rows: Vec::new(), checked: true });
     let mut last = None;
     for place in 1..=20 {
         last = told(&tell(&mut bench, session, [(place, nothing())])).or(last);
@@ -231,7 +233,7 @@ fn a_joining_node_says_by_rows_how_far_it_is() {
     bench.say(Message::Hello(hello));
     bench.wait(Duration::ZERO);
     let session = opening(&bench.wait(Limits::default().reconcile_after)).expect("a session is opened");
-    let accept = Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: 4 };
+    let accept = Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: Some(4) };
     tell(&mut bench, session, [(0, accept), (1, only_row(Dot::new(THIRD, 5)))]);
     assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 25 });
     tell(&mut bench, session, [(2, Step::Close)]);

@@ -47,7 +47,9 @@ pub struct Snapshot {
     pub regions: Vec<RegionFreshness>,
     /// Counters since the process began.
     pub counts: Counts,
-    /// Actors whose streams wait because of a stamp too far ahead of this node's clock: an alarm.
+    /// Damaged rows that were not repaired yet: an alarm.
+    pub holes: usize,
+    /// Actors whose streams wait, because of a stamp too far ahead of this node's clock, say: an alarm.
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
     pub pending_bytes: usize,
@@ -77,6 +79,7 @@ impl Snapshot {
             peers: Vec::new(),
             regions: Vec::new(),
             counts: Counts::default(),
+            holes: 0,
             parked_actors: 0,
             pending_bytes: 0,
             read_only: None,

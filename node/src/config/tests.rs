@@ -59,6 +59,8 @@ fn every_key_of_the_contract_reads() {
         retain_min = "2h"
         retain_max = "48h"
         retain_max_bytes = "1GiB"
+        [scrub]
+        interval = "24h"
         [cache]
         bytes = "64 MiB"
         [limits]
@@ -70,6 +72,9 @@ fn every_key_of_the_contract_reads() {
     assert_eq!(config.peers.values().next().unwrap().port(), 9002);
     assert_eq!(config.tls.as_ref().unwrap().key, PathBuf::from("n1.key"));
     assert_eq!(config.location, Some(Location { lat: 53.3, lon: -6.0 }));
+    assert_eq!(config.scrub_every, Some(Duration::from_secs(24 * 3600)));
+    let unscrubbed = Config::load(&text.replace("\"24h\"", "\"0s\""), &[]).unwrap();
+    assert_eq!(unscrubbed.scrub_every, None);
     assert_eq!(config.sync, Sync::Interval(Duration::from_millis(20)));
     assert_eq!((config.cache_bytes, config.limits.connections), (64 << 20, 10));
 }

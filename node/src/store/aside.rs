@@ -8,14 +8,17 @@
 //! source to go on only when it has gone down. J2: a layer is ready when a pass has ended, everything of it is synced, and the engine
 //! holds what is older than its pin. J3: what is noted during a pass is for the next one: a pass merges with the pin it began with.
 //!
+//! J4: what is damaged is never taken for absent: a layer that needs such a row, of the pin or its own, is lost, which the session is
+//! told, and dropped. The process goes on; if the row is this node's, the replica finds it among the suspects.
+//!
 //! **What is not here.** Adopting a layer ([`super::state`]) and moving it ([`super::flush`]).
 
-use super::aside_rows::{AsideRow, MergedRow, StaleEntry};
+use super::aside_rows::{AsideRow, MergedRow, StaleEntry, Sums};
 use super::engine::{Engine, failed};
 use super::error::{FailureHandler, StoreFailure};
 use super::over::Over;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, VersionVector};
-use atoll_replication::sketch::{Change, Sketch};
+use atoll_replication::sketch::{Change, RowDigest, Sketch};
 use atoll_replication::{AsideUse, LayerId, Merged, Pinned, Position, RowChanges};
 use fjall::PersistMode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,19 +216,17 @@ impl AsideBuilder {
 
     /// The layer that an entry names, which changes these rows itself.
     pub(super) fn adopt(&mut self, layer: LayerId, rows: &RowChanges) -> Result<Adopting, ReadError> {
-        let unknown = || ReadError(format!("an entry names layer {}, which is not ready", layer.0));
+        let unknown = || ReadError::Failed(format!("an entry names layer {}, which is not ready", layer.0));
         let ready = lock(&self.shared).ready.take().ok_or_else(unknown)?;
         self.current.take().filter(|current| current.layer == layer).ok_or_else(unknown)?;
         self.send(Task::Leave);
         let (mut sketch, mut more, mut shadowed) = (ready.sketch.as_ref().clone(), ready.more, BTreeMap::new());
         let (snapshot, digests) = (self.engine.snapshot(), &self.engine.digest_key);
         for change in rows {
-            let row = self.engine.aside_row(&snapshot, layer, &change.key)?;
-            if let Some(merged) = row.and_then(|row| row.merged) {
-                let after = digests.digest(&change.key, &merged.after);
-                sketch.apply(Change::between(digests.id(&change.key), merged.before, after).negated());
-                more -= merged.rows();
-                shadowed.insert(change.key.clone(), merged.rows());
+            if let Some(sums) = self.engine.aside_sums(&snapshot, layer, change.key.as_bytes())? {
+                sketch.apply(Change::between(digests.id(&change.key), sums.before, sums.after).negated());
+                more -= sums.rows();
+                shadowed.insert(change.key.clone(), sums.rows());
             }
         }
         Ok(Adopting { layer, sketch, rows: more, shadowed })
@@ -250,7 +251,7 @@ pub(super) fn readopt(
     before: &dyn atoll_crdt::RowSource,
 ) -> Result<Adopting, ReadError> {
     if !engine.is_ready(layer).map_err(|error| failed(&error))? {
-        return Err(ReadError(format!(
+        return Err(ReadError::Failed(format!(
             "its rows were built aside in the row engine, as layer {}, and are not there",
             layer.0
         )));
@@ -258,23 +259,40 @@ pub(super) fn readopt(
     let (mut more, mut shadowed) = (0, BTreeMap::new());
     let digests = &engine.digest_key;
     let mut index = engine.database.batch();
-    for row in engine.aside_rows_from(&engine.snapshot(), layer, &[]) {
+    let snapshot = engine.snapshot();
+    for row in engine.aside_rows_from(&snapshot, layer, &[]) {
         let (key, row) = row?;
         // The secret may be another one than when it was built.
-        engine.index_aside(&mut index, layer, &key);
+        let sums = match row {
+            Ok(AsideRow { merged: Some(merged), .. }) => {
+                Sums { before: merged.before, after: digests.digest(&key, &merged.after) }
+            }
+            Ok(_) => return Err(ReadError::Failed(format!("no pass has merged {key:?}"))),
+            // It is a hole, once the replica looks at what reads came upon.
+            Err(error) => {
+                engine.suspects.note(error);
+                let unknown = engine.unknown(key.as_bytes());
+                let known = engine.aside_sums(&snapshot, layer, key.as_bytes())?;
+                known.unwrap_or(Sums { before: unknown, after: unknown })
+            }
+        };
+        engine.index_aside(&mut index, layer, &key, Some(sums));
         if index.len() >= ROWS_AT_ONCE {
             let full = std::mem::replace(&mut index, engine.database.batch());
             full.commit().map_err(|error| failed(&error))?;
         }
-        let Some(merged) = row.merged else { return Err(ReadError(format!("no pass has merged {key:?}"))) };
         if rows.binary_search_by(|change| change.key.cmp(&key)).is_ok() {
-            shadowed.insert(key, merged.rows());
+            shadowed.insert(key, sums.rows());
             continue;
         }
-        let old = before.row(&key)?;
-        let digest = old.as_ref().map_or(atoll_replication::sketch::RowDigest::ABSENT, |row| digests.digest(&key, row));
-        sketch.apply(Change::between(digests.id(&key), digest, digests.digest(&key, &merged.after)));
-        more += i64::from(!merged.after.is_empty()) - i64::from(old.is_some());
+        let old = match before.row(&key) {
+            Ok(old) => old.map_or(RowDigest::ABSENT, |row| digests.digest(&key, &row)),
+            // The layer has another in its place; the sketch has for it what the index says.
+            Err(ReadError::Damaged(_)) => engine.digest(&snapshot, None, key.as_bytes())?,
+            Err(error) => return Err(error),
+        };
+        sketch.apply(Change::between(digests.id(&key), old, sums.after));
+        more += Sums { before: old, after: sums.after }.rows();
     }
     index.commit().map_err(|error| failed(&error))?;
     Ok(Adopting { layer, sketch, rows: more, shadowed })
@@ -326,13 +344,29 @@ impl Building {
                     Err(_) => return Ok(()),
                 },
             };
-            self.task(task, todo)?;
+            match self.task(task, todo) {
+                Err(ReadError::Damaged(key)) => self.lose(&key),
+                done => done?,
+            }
         }
+    }
+
+    /// J4
+    fn lose(&mut self, key: &RowKey) {
+        tracing::warn!(row = ?key, "a layer of rows that is built aside needs a row that is damaged, and is dropped");
+        self.layer = None;
+        let mut shared = lock(&self.shared);
+        shared.ready = None;
+        shared.over = None;
+        shared.usage.is_lost = true;
     }
 
     fn task(&mut self, task: Task, todo: &Receiver<Task>) -> Result<(), ReadError> {
         match task {
-            Task::Begin(layer, pin) => self.begin(layer, pin),
+            Task::Begin(layer, pin) => {
+                lock(&self.shared).usage.is_lost = false;
+                self.begin(layer, pin);
+            }
             Task::Put(rows, bytes) => {
                 self.put(rows)?;
                 let mut shared = lock(&self.shared);
@@ -463,11 +497,12 @@ impl Building {
             let id = digests.id(&key);
             let after = Arc::new(mine.merge(context, &row.raw, theirs));
             let merged = MergedRow { before: digests.digest(&key, &mine), after };
-            let mut more = merged.rows();
-            changes.apply(Change::between(id, merged.before, digests.digest(&key, &merged.after)));
-            if let Some(old) = row.merged {
+            let sums = merged.sums(digests, &key);
+            let mut more = sums.rows();
+            changes.apply(Change::between(id, sums.before, sums.after));
+            if let Some(old) = row.merged.map(|old| old.sums(digests, &key)) {
                 more -= old.rows();
-                changes.apply(Change::between(id, old.before, digests.digest(&key, &old.after)).negated());
+                changes.apply(Change::between(id, old.before, old.after).negated());
             }
             layer.more += more;
             let collection = key.collection();

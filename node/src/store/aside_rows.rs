@@ -7,13 +7,17 @@
 //! **What always holds.** E5: a key of an adopted layer is in it or in `rows`, and what is in it holds: a batch that moves or
 //! overwrites a row takes it out of the layer. E6: the count of a set is what `counts` says and what the adopted layer
 //! adds to it; a batch that writes the one removes the other. E7: every layer has a number of its own, with which its keys begin.
+//! E8: the index by id of a layer has, of every merged row, the digests before and after: so of a row of an adopted layer that is
+//! damaged the sketch's part is known, and it becomes a hole like any other. In a layer that is not adopted it is no hole, and the layer is given up.
 
-use super::engine::{CHECKSUM_BYTES, Engine, StoredRow, damaged, failed, id_key, open, seal};
+use super::engine::{CHECKSUM_BYTES, Engine, ID_BYTES, damaged, failed, id_key, is_damage, open, seal};
 use super::layer::Layer;
+use super::stored::StoredRow;
+use super::suspects::Suspects;
 use atoll_crdt::codec::{Reader, Writer};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
 use atoll_replication::LayerId;
-use atoll_replication::sketch::{RowDigest, RowId};
+use atoll_replication::sketch::{DigestKey, RowDigest, RowId};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable, Snapshot};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -24,6 +28,8 @@ const ADOPTED_KEY: &[u8] = b"aside-adopted";
 const READY_KEY: &[u8] = b"aside-ready";
 /// The number of the last layer.
 const LAST_KEY: &[u8] = b"aside-last";
+/// All of these.
+pub(super) const LAYER_KEYS: [&[u8]; 3] = [ADOPTED_KEY, READY_KEY, LAST_KEY];
 const LAYER_BYTES: usize = 8;
 /// Rows, or counts, that are moved by one batch.
 pub(super) const MOVED_AT_ONCE: usize = 2_048;
@@ -36,7 +42,7 @@ const MERGED: u8 = 2;
 pub(super) struct AsideRows {
     /// By row key: what is known of it.
     pub(super) rows: Keyspace,
-    /// By id and row key: nothing.
+    /// By id and row key: the digests before and after, once a pass has merged the row. E8
     pub(super) ids: Keyspace,
     /// By row key: nothing; those that the next pass merges after the first.
     pub(super) dirty: Keyspace,
@@ -63,9 +69,39 @@ pub(super) struct MergedRow {
 }
 
 impl MergedRow {
+    /// What it changes in sums.
+    pub(super) fn sums(&self, digests: &DigestKey, key: &RowKey) -> Sums {
+        Sums { before: self.before, after: digests.digest(key, &self.after) }
+    }
+}
+
+/// Shown a row's key, and what it changes in sums if a pass has merged it.
+pub(super) type SumsVisitor<'a> = dyn FnMut(&[u8], Option<Sums>) -> Result<(), ReadError> + 'a;
+
+/// What a merged row changes in sums. E8
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) before: RowDigest,
+    pub(super) after: RowDigest,
+}
+
+impl Sums {
     /// How many more rows hold something by this.
-    pub(super) fn rows(&self) -> i64 {
-        i64::from(!self.after.is_empty()) - i64::from(self.before != RowDigest::ABSENT)
+    pub(super) fn rows(self) -> i64 {
+        i64::from(self.after != RowDigest::ABSENT) - i64::from(self.before != RowDigest::ABSENT)
+    }
+
+    pub(super) fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.before.to_bits().to_be_bytes());
+        out[8..].copy_from_slice(&self.after.to_bits().to_be_bytes());
+        out
+    }
+
+    pub(super) fn decode(stored: &[u8]) -> Option<Self> {
+        let (before, after) = stored.split_first_chunk::<8>()?;
+        let digest = |bytes: [u8; 8]| RowDigest::from_bits(u64::from_be_bytes(bytes));
+        Some(Self { before: digest(*before)?, after: digest(after.try_into().ok()?)? })
     }
 }
 
@@ -101,7 +137,7 @@ pub(super) fn without_layer(key: &[u8]) -> &[u8] {
     key.get(LAYER_BYTES..).unwrap_or_default()
 }
 
-fn id_of(layer: LayerId, id: RowId, key: &[u8]) -> Vec<u8> {
+pub(super) fn id_of(layer: LayerId, id: RowId, key: &[u8]) -> Vec<u8> {
     layer_key(layer, &id_key(id, key))
 }
 
@@ -138,8 +174,9 @@ impl AsideRow {
 
     /// Reads what [`Self::encode`] wrote.
     pub(super) fn decode(key: &[u8], stored: &[u8]) -> Result<Self, ReadError> {
-        let unreadable = |error: atoll_crdt::codec::DecodeError| damaged(key, &error.to_string());
-        let mut input = Reader::new(open(key, stored)?);
+        let damaged = |what: &str| damaged(without_layer(key), what);
+        let unreadable = |error: atoll_crdt::codec::DecodeError| damaged(&error.to_string());
+        let mut input = Reader::new(open(key, stored).map_err(|_| damaged("its checksum does not match"))?);
         let kind = input.byte().map_err(unreadable)?;
         let before = match kind {
             UNMERGED => None,
@@ -147,9 +184,9 @@ impl AsideRow {
                 let mut bits = [0; 8];
                 bits.copy_from_slice(input.raw(8).map_err(unreadable)?);
                 let before = RowDigest::from_bits(u64::from_le_bytes(bits));
-                Some(before.ok_or_else(|| damaged(key, "its digest is none"))?)
+                Some(before.ok_or_else(|| damaged("its digest is none"))?)
             }
-            _ => return Err(damaged(key, "of a kind that this version does not know")),
+            _ => return Err(damaged("of a kind that this version does not know")),
         };
         let raw = Arc::new(Row::decode(&mut input).map_err(unreadable)?);
         let after = match kind {
@@ -159,12 +196,35 @@ impl AsideRow {
         input.finish().map_err(unreadable)?;
         Ok(Self { raw, merged: before.map(|before| MergedRow { before, after }) })
     }
+
+    /// The digest of what holds once the layer is adopted.
+    pub(super) fn after_digest(&self, digests: &DigestKey, key: &[u8]) -> Option<RowDigest> {
+        let key = RowKey::parse(key).ok()?;
+        self.merged.as_ref().map(|merged| digests.digest(&key, &merged.after))
+    }
+
+    /// What holds once the layer is adopted, of which every row is merged.
+    fn adopted(self, key: &[u8]) -> Result<Arc<Row>, ReadError> {
+        let merged = self.merged.ok_or_else(|| damaged(key, "no pass has merged it"))?;
+        Ok(merged.after)
+    }
 }
 
 impl Engine {
     /// The layer that is adopted and not wholly moved.
     pub(super) fn adopted(&self) -> Result<Option<LayerId>, fjall::Error> {
         self.number(ADOPTED_KEY).map(|number| number.map(LayerId))
+    }
+
+    /// The same in a snapshot.
+    pub(super) fn adopted_in(&self, snapshot: &Snapshot) -> Result<Option<LayerId>, ReadError> {
+        let stored = snapshot.get(&self.meta, ADOPTED_KEY).map_err(|error| failed(&error))?;
+        Ok(stored.and_then(|stored| Some(LayerId(u64::from_le_bytes(stored.as_ref().try_into().ok()?)))))
+    }
+
+    /// The last layer that an entry might name.
+    pub(super) fn ready(&self) -> Result<Option<LayerId>, fjall::Error> {
+        self.number(READY_KEY).map(|number| number.map(LayerId))
     }
 
     /// Whether an entry may name this layer.
@@ -191,28 +251,91 @@ impl Engine {
         layer: LayerId,
         key: &RowKey,
     ) -> Result<Option<AsideRow>, ReadError> {
-        let key = layer_key(layer, key.as_bytes());
-        let stored = snapshot.get(&self.aside.rows, &key).map_err(|error| failed(&error))?;
-        stored.map(|stored| AsideRow::decode(&key, &stored)).transpose()
+        self.stored_aside(snapshot, layer, key.as_bytes())?.transpose()
     }
 
-    /// Rows of a layer from `from` on, in order.
+    /// The same, which may be damaged.
+    pub(super) fn stored_aside(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        key: &[u8],
+    ) -> Result<Option<Result<AsideRow, ReadError>>, ReadError> {
+        let aside_key = layer_key(layer, key);
+        match snapshot.get(&self.aside.rows, &aside_key) {
+            Ok(stored) => Ok(stored.map(|stored| AsideRow::decode(&aside_key, &stored))),
+            // The block is of many rows; whether this one is among them the index says.
+            Err(error) if is_damage(&error) => {
+                let id = id_of(layer, self.digest_key.id_of_bytes(key), key);
+                let is_there = snapshot.contains_key(&self.aside.ids, id).map_err(|error| failed(&error))?;
+                Ok(is_there.then(|| Err(damaged(key, "its block is damaged"))))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// What a layer's row changes in sums; `None` if the layer has no such row, or no pass has merged it. E8
+    pub(super) fn aside_sums(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        key: &[u8],
+    ) -> Result<Option<Sums>, ReadError> {
+        let id = id_of(layer, self.digest_key.id_of_bytes(key), key);
+        let stored = snapshot.get(&self.aside.ids, id).map_err(|error| failed(&error))?;
+        Ok(stored.as_deref().and_then(Sums::decode))
+    }
+
+    /// What an adopted layer says of a row; an empty row is one that is gone. E5
+    pub(super) fn adopted_row(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        key: &RowKey,
+    ) -> Result<Option<Arc<Row>>, ReadError> {
+        match self.stored_aside(snapshot, layer, key.as_bytes())? {
+            None => Ok(None),
+            Some(Ok(row)) => row.adopted(key.as_bytes()).map(Some),
+            Some(Err(error)) => match self.aside_sums(snapshot, layer, key.as_bytes())? {
+                Some(Sums { after: RowDigest::ABSENT, .. }) => Ok(Some(Arc::new(Row::empty()))),
+                _ => Err(self.suspects.note(error)),
+            },
+        }
+    }
+
+    /// Visits the keys of a layer's rows by id, each with what is stored beside it.
+    pub(super) fn visit_aside_ids(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        visitor: &mut SumsVisitor<'_>,
+    ) -> Result<(), ReadError> {
+        for entry in layer_range(snapshot, &self.aside.ids, layer, &[]) {
+            let (entry, sums) = entry.into_inner().map_err(|error| failed(&error))?;
+            visitor(entry.get(LAYER_BYTES + ID_BYTES..).unwrap_or_default(), Sums::decode(&sums))?;
+        }
+        Ok(())
+    }
+
+    /// Rows of a layer from `from` on, in order; some may be damaged.
     pub(super) fn aside_rows_from(
         &self,
         snapshot: &Snapshot,
         layer: LayerId,
         from: &[u8],
-    ) -> impl Iterator<Item = Result<(RowKey, AsideRow), ReadError>> + use<> {
-        layer_range(snapshot, &self.aside.rows, layer, from).map(|entry| {
-            let (key, value) = entry.into_inner().map_err(|error| failed(&error))?;
-            let row_key = RowKey::parse(without_layer(&key)).map_err(|error| damaged(&key, &error.to_string()))?;
-            Ok((row_key, AsideRow::decode(&key, &value)?))
+    ) -> impl Iterator<Item = Result<(RowKey, Result<AsideRow, ReadError>), ReadError>> + use<> {
+        let suspects = Arc::clone(&self.suspects);
+        layer_range(snapshot, &self.aside.rows, layer, from).map(move |entry| {
+            let (key, value) = entry.into_inner().map_err(|error| scan_failed(&suspects, &error))?;
+            let row_key =
+                RowKey::parse(without_layer(&key)).map_err(|error| unreadable_key(&key, &error.to_string()))?;
+            Ok((row_key, AsideRow::decode(&key, &value)))
         })
     }
 
     /// What an adopted layer says of rows from `from` on, in order, the empty ones too.
     pub(super) fn adopted_from(&self, snapshot: &Snapshot, layer: LayerId, from: &[u8]) -> AdoptedRows {
-        AdoptedRows(Box::new(layer_range(snapshot, &self.aside.rows, layer, from)))
+        AdoptedRows(Box::new(layer_range(snapshot, &self.aside.rows, layer, from)), Arc::clone(&self.suspects))
     }
 
     /// Visits the keys of a layer's rows with these ids, which are ascending.
@@ -234,28 +357,54 @@ impl Engine {
         Ok(())
     }
 
-    /// What a layer adds to the count of a collection. E6
+    /// What a layer adds to the count of a collection; `None` if that is damaged. E6
     pub(super) fn aside_count(
         &self,
         snapshot: &Snapshot,
         layer: LayerId,
         collection: &CollectionKey,
-    ) -> Result<i64, ReadError> {
+    ) -> Result<Option<i64>, ReadError> {
         let key = layer_key(layer, collection.as_bytes());
-        let stored = snapshot.get(&self.aside.counts, &key).map_err(|error| failed(&error))?;
-        stored.map_or(Ok(0), |stored| decode_delta(&key, &stored))
+        match snapshot.get(&self.aside.counts, &key) {
+            Ok(None) => Ok(Some(0)),
+            Ok(Some(stored)) => {
+                let change = open(&key, &stored).ok().and_then(|body| body.try_into().ok());
+                Ok(change.map(i64::from_le_bytes))
+            }
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// The same of a layer of which nothing is moved yet; if what is stored is damaged, the rows tell.
+    pub(super) fn adopted_change(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        collection: &CollectionKey,
+    ) -> Result<i64, ReadError> {
+        if let Some(change) = self.aside_count(snapshot, layer, collection)? {
+            return Ok(change);
+        }
+        let (before, after) =
+            (self.count_rows(snapshot, None, collection)?, self.count_rows(snapshot, Some(layer), collection)?);
+        Ok(after.cast_signed() - before.cast_signed())
     }
 
     /// Adds a row to a batch.
     pub(super) fn put_aside(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, row: &AsideRow) {
         let aside_key = layer_key(layer, key.as_bytes());
-        self.index_aside(batch, layer, key);
+        self.index_aside(batch, layer, key, None);
         batch.insert(&self.aside.rows, aside_key.as_slice(), row.encode(&aside_key));
     }
 
     /// Adds the entry by id of a layer's row to a batch.
-    pub(super) fn index_aside(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey) {
-        batch.insert(&self.aside.ids, id_of(layer, self.digest_key.id(key), key.as_bytes()), []);
+    pub(super) fn index_aside(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, sums: Option<Sums>) {
+        let id = id_of(layer, self.digest_key.id(key), key.as_bytes());
+        match sums {
+            None => batch.insert(&self.aside.ids, id, []),
+            Some(sums) => batch.insert(&self.aside.ids, id, sums.encode()),
+        }
     }
 
     /// Adds to what a layer adds to a count.
@@ -266,13 +415,25 @@ impl Engine {
         collection: &CollectionKey,
         change: i64,
     ) -> Result<(), ReadError> {
-        let delta = self.aside_count(&self.snapshot(), layer, collection)? + change;
+        let before = self.aside_count(&self.snapshot(), layer, collection)?;
+        let before = before.ok_or_else(|| damaged(collection.as_bytes(), "what the layer adds to its count"))?;
+        self.write_aside_count(batch, layer, collection, before + change);
+        Ok(())
+    }
+
+    /// Says what a layer adds to a count.
+    pub(super) fn write_aside_count(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        layer: LayerId,
+        collection: &CollectionKey,
+        delta: i64,
+    ) {
         let key = layer_key(layer, collection.as_bytes());
         let mut bytes = vec![0; CHECKSUM_BYTES];
         bytes.extend_from_slice(&delta.to_le_bytes());
         seal(&key, &mut bytes);
         batch.insert(&self.aside.counts, key, bytes);
-        Ok(())
     }
 
     /// Says in a batch that an entry may name this layer.
@@ -319,19 +480,40 @@ impl Engine {
 
     /// Moves up to `max` rows of the adopted layer from `place` on to where rows lie; behind the last row counts. When nothing is
     /// left, the layer is no more. E5, E6
+    /// A damaged one becomes a hole at its place.
     pub(super) fn move_adopted(&self, layer: LayerId, place: &Place, max: usize) -> Result<Moved, ReadError> {
+        self.move_some(layer, place, max, &|snapshot, key| {
+            let sums = self.aside_sums(snapshot, layer, key.as_bytes())?;
+            let unknown = || ReadError::Failed(format!("layer {} has no digest of the damaged row {key:?}", layer.0));
+            sums.map(|sums| sums.after).ok_or_else(unknown)
+        })
+    }
+
+    /// `known` tells what the sketch has for a damaged row.
+    fn move_some(
+        &self,
+        layer: LayerId,
+        place: &Place,
+        max: usize,
+        known: &dyn Fn(&Snapshot, &RowKey) -> Result<RowDigest, ReadError>,
+    ) -> Result<Moved, ReadError> {
         let mut batch = self.database.batch();
         let mut rows = Layer::default();
         let next = match place {
             Place::Rows(from) => {
-                for row in self.aside_rows_from(&self.snapshot(), layer, from).take(max) {
+                let (snapshot, mut last) = (self.snapshot(), None);
+                for row in self.aside_rows_from(&snapshot, layer, from).take(max) {
                     let (key, row) = row?;
-                    let merged = row.merged.ok_or_else(|| damaged(key.as_bytes(), "no pass has merged it"))?;
+                    last = Some(behind(key.as_bytes()));
+                    match row.and_then(|row| row.adopted(key.as_bytes())) {
+                        Ok(row) => {
+                            self.write_row(&mut batch, &key, &row);
+                            rows.put(key.clone(), row);
+                        }
+                        Err(error) => self.move_hole(&mut batch, &mut rows, &key, known(&snapshot, &key)?, error),
+                    }
                     self.take_out(&mut batch, layer, &key);
-                    self.write_row(&mut batch, &key, &merged.after);
-                    rows.put(key, merged.after);
                 }
-                let last = rows.rows.get_max().map(|(key, _)| behind(key.as_bytes()));
                 Some(last.map_or(Place::Counts(Vec::new()), Place::Rows))
             }
             Place::Counts(from) => {
@@ -350,11 +532,41 @@ impl Engine {
         Ok(Moved { rows, next })
     }
 
+    /// A damaged row of a layer, at its place.
+    fn move_hole(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        rows: &mut Layer,
+        key: &RowKey,
+        digest: RowDigest,
+        error: ReadError,
+    ) {
+        if digest == RowDigest::ABSENT {
+            self.write_row(batch, key, &Row::empty());
+            rows.put(key.clone(), Arc::new(Row::empty()));
+            return;
+        }
+        self.write_unknown(batch, key.as_bytes(), digest);
+        rows.unknown.insert(key.clone(), digest);
+        self.suspects.note(error);
+    }
+
     /// Moves everything of an adopted layer.
-    pub(super) fn move_all(&self) -> Result<(), ReadError> {
+    pub(super) fn move_known(&self) -> Result<(), ReadError> {
         let Some(layer) = self.adopted().map_err(|error| failed(&error))? else { return Ok(()) };
         let mut place = Place::Rows(Vec::new());
         while let Some(next) = self.move_adopted(layer, &place, MOVED_AT_ONCE)?.next {
+            place = next;
+        }
+        Ok(())
+    }
+
+    /// Moves everything of an adopted layer, because all will be indexed anew: what the sketch had for a damaged row is of no use.
+    pub(super) fn move_all(&self) -> Result<(), ReadError> {
+        let Some(layer) = self.adopted().map_err(|error| failed(&error))? else { return Ok(()) };
+        let mut place = Place::Rows(Vec::new());
+        let unknown = |_: &Snapshot, key: &RowKey| Ok(self.unknown(key.as_bytes()));
+        while let Some(next) = self.move_some(layer, &place, MOVED_AT_ONCE, &unknown)?.next {
             place = next;
         }
         Ok(())
@@ -371,12 +583,14 @@ impl Engine {
         row.encode(&mut out);
         let mut bytes = out.into_bytes();
         seal(key.as_bytes(), &mut bytes);
-        batch.insert(&self.ids, id, []);
+        batch.insert(&self.ids, id, self.digest_key.digest(key, row).to_bits().to_be_bytes());
         batch.insert(&self.rows, key.as_bytes(), bytes);
     }
 
     /// Adds what a pass made of a row that is in the layer to a batch.
     pub(super) fn put_merged(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, row: &AsideRow) {
+        let sums = row.merged.as_ref().map(|merged| merged.sums(&self.digest_key, key));
+        self.index_aside(batch, layer, key, sums);
         let key = layer_key(layer, key.as_bytes());
         let bytes = row.encode(&key);
         batch.insert(&self.aside.rows, key.as_slice(), bytes);
@@ -396,13 +610,14 @@ impl Engine {
         all: bool,
     ) -> impl Iterator<Item = Result<RowKey, ReadError>> + use<> {
         let keyspace = if all { &self.aside.rows } else { &self.aside.dirty };
-        layer_range(snapshot, keyspace, layer, &[]).map(|entry| {
-            let key = entry.key().map_err(|error| failed(&error))?;
-            RowKey::parse(without_layer(&key)).map_err(|error| damaged(&key, &error.to_string()))
+        let suspects = Arc::clone(&self.suspects);
+        layer_range(snapshot, keyspace, layer, &[]).map(move |entry| {
+            let key = entry.key().map_err(|error| scan_failed(&suspects, &error))?;
+            RowKey::parse(without_layer(&key)).map_err(|error| unreadable_key(&key, &error.to_string()))
         })
     }
 
-    fn aside_keyspaces(&self) -> [&Keyspace; 4] {
+    pub(super) fn aside_keyspaces(&self) -> [&Keyspace; 4] {
         [&self.aside.rows, &self.aside.ids, &self.aside.dirty, &self.aside.counts]
     }
 
@@ -432,6 +647,14 @@ impl Engine {
 
 #[cfg(test)]
 impl Engine {
+    /// Flips a bit of a layer's row.
+    pub(super) fn damage_aside(&self, layer: LayerId, key: &RowKey) -> Result<(), fjall::Error> {
+        let key = layer_key(layer, key.as_bytes());
+        let mut value = self.aside.rows.get(&key)?.expect("it is there").to_vec();
+        *value.last_mut().expect("it has bytes") ^= 1;
+        self.aside.rows.insert(key, value)
+    }
+
     /// Entries of all layers.
     pub(super) fn aside_entries(&self) -> usize {
         self.stale_aside(None).count()
@@ -451,25 +674,29 @@ fn layer_range(
     snapshot.range::<Vec<u8>, _>(keyspace, (Bound::Included(layer_key(layer, from)), Bound::Excluded(upto)))
 }
 
-fn decode_delta(key: &[u8], stored: &[u8]) -> Result<i64, ReadError> {
-    let body = open(key, stored)?;
-    body.try_into().map(i64::from_le_bytes).map_err(|_| damaged(key, "a count of another length"))
+/// A scan ran into an entry that cannot be read: if the engine finds its own block damaged, its files are made anew at the next start.
+fn scan_failed(suspects: &Suspects, error: &fjall::Error) -> ReadError {
+    if is_damage(error) {
+        suspects.note_block();
+    }
+    failed(error)
 }
 
-/// What an adopted layer says of rows, in order.
-pub(super) struct AdoptedRows(Box<dyn Iterator<Item = fjall::Guard>>);
+fn unreadable_key(key: &[u8], what: &str) -> ReadError {
+    ReadError::Failed(format!("the key {} of a layer is damaged: {what}", key.escape_ascii()))
+}
+
+/// What an adopted layer says of rows, in order, the empty ones and the damaged ones too.
+pub(super) struct AdoptedRows(Box<dyn Iterator<Item = fjall::Guard>>, Arc<Suspects>);
 
 impl Iterator for AdoptedRows {
-    type Item = Result<(StoredRow, bool), ReadError>;
+    type Item = Result<StoredRow, ReadError>;
 
-    /// A row, and whether it holds anything.
     fn next(&mut self) -> Option<Self::Item> {
-        let guard = self.0.next()?;
-        Some(guard.into_inner().map_err(|error| failed(&error)).and_then(|(key, value)| {
-            let row = AsideRow::decode(&key, &value)?;
-            let after = row.merged.ok_or_else(|| damaged(&key, "no pass has merged it"))?.after;
-            let holds = !after.is_empty();
-            Ok((StoredRow::of_layer(without_layer(&key).to_vec(), after), holds))
+        let entry = self.0.next()?.into_inner().map_err(|error| scan_failed(&self.1, &error));
+        Some(entry.map(|(key, value)| {
+            let row = AsideRow::decode(&key, &value).and_then(|row| row.adopted(without_layer(&key)));
+            StoredRow::of_layer(without_layer(&key).to_vec(), row)
         }))
     }
 }

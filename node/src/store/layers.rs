@@ -5,8 +5,9 @@
 //! costs a few reference counts, whatever the number of rows.
 
 use super::cache::RowCache;
-use super::engine::{Engine, StoredRow, StoredRows};
+use super::engine::Engine;
 use super::layer::Layer;
+use super::stored::{StoredRow, StoredRows};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
 use atoll_replication::sketch::RowId;
 use atoll_replication::{LayerId, Position};
@@ -94,6 +95,7 @@ impl Layers {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
             Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
             None => base.row(key),
         }
     }
@@ -103,8 +105,15 @@ impl Layers {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
             Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
             None => self.base.row_once(key),
         }
+    }
+
+    /// Whether nobody knows what a row should hold that no layer in memory has.
+    fn is_unknown(&self, key: &RowKey) -> bool {
+        let names = |layer: &Layer| layer.unknown.contains_key(key);
+        names(&self.memtable) || self.frozen.as_deref().is_some_and(names)
     }
 
     /// How many rows of a collection hold something.
@@ -141,9 +150,13 @@ impl Layers {
         };
         if let Some(layer) = base.adopted {
             base.engine.aside_keys(&base.snapshot, layer, ids, &mut |key| {
-                if !in_memory(&key)
-                    && let Some(Some(row)) = base.adopted_row(&key)?
-                {
+                if in_memory(&key) {
+                    return Ok(());
+                }
+                if self.is_unknown(&key) {
+                    return Err(ReadError::Damaged(key));
+                }
+                if let Some(Some(row)) = base.adopted_row(&key)? {
                     visitor(&key, &row);
                 }
                 Ok(())
@@ -153,9 +166,14 @@ impl Layers {
             if in_memory(&key) || base.adopted_row(&key)?.is_some() {
                 return Ok(());
             }
+            if self.is_unknown(&key) {
+                return Err(ReadError::Damaged(key));
+            }
             match base.row_once(&key)? {
                 Some(row) => visitor(&key, &row),
-                None => return Err(ReadError(format!("the index by id names a row {key:?} that is not there"))),
+                None => {
+                    return Err(ReadError::Failed(format!("the index by id names a row {key:?} that is not there")));
+                }
             }
             Ok(())
         })
@@ -185,9 +203,9 @@ impl Layers {
         memory.extend(above.map(Iterator::peekable));
         memory.push(rows_from(&self.memtable, from).peekable());
         memory.extend(self.frozen.as_ref().map(|layer| rows_from(layer, from).peekable()));
-        let stored = base.engine.rows_from(&base.snapshot, base.adopted, from)?;
-        let stored = Stored::begin(stored)?;
-        merge(memory, stored, prefix, visitor)
+        let stored = Stored::begin(base.engine.rows_from(&base.snapshot, base.adopted, from)?)?;
+        let known = |key: RowKey| if self.is_unknown(&key) { Err(ReadError::Damaged(key)) } else { Ok(key) };
+        merge(memory, stored, prefix, &known, visitor).map_err(|error| base.engine.suspects.note(error))
     }
 }
 
@@ -222,6 +240,7 @@ fn merge(
     mut memory: Vec<Peekable<MemoryRows<'_>>>,
     mut stored: Stored,
     prefix: &[u8],
+    known: &dyn Fn(RowKey) -> Result<RowKey, ReadError>,
     visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
 ) -> Result<(), ReadError> {
     loop {
@@ -245,7 +264,7 @@ fn merge(
                 return Ok(());
             }
             let (key, row) = head.decode()?;
-            if !visitor(&key, &row) {
+            if !visitor(&known(key)?, &row) {
                 return Ok(());
             }
             stored.advance()?;

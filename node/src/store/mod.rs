@@ -46,14 +46,19 @@ mod pin;
 mod preparer;
 mod replay;
 mod retention;
+mod salvage;
 mod scan;
+mod scrub;
 mod segment;
 mod sketch_file;
 mod state;
+mod stored;
+mod suspects;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod view;
+mod whole;
 
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};

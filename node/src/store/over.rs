@@ -1,8 +1,10 @@
 //! A layer over its pin, as a state that can be compared: what a session goes on with that takes up what another one left.
 //!
 //! **What always holds.** X1: a key that the layer knows shows the raw row, any other the pinned one. X2: the sketch is that of
-//! exactly these rows, and both stay as they were when this was made.
+//! exactly these rows, and both stay as they were when this was made. X3: a
+//! damaged row of the pin does not matter where the layer has another; else it is an error, like one of the layer itself.
 
+use super::aside_rows::AsideRow;
 use super::engine::Engine;
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey, RowSource};
 use atoll_replication::sketch::{RowId, Sketch};
@@ -64,6 +66,69 @@ impl Pinned for Over {
     }
 }
 
+impl Over {
+    /// Visits rows of the pin and the layer in order. A damaged row of the pin is an error, behind everything that lies before it;
+    /// or, when the layer has another in its place, the key to go on behind.
+    fn visit_upto_damage(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<Option<RowKey>, ReadError> {
+        let mut aside = self.engine.aside_rows_from(&self.snapshot, self.layer, from).peekable();
+        let (mut goes_on, mut failed) = (true, None);
+        // Rows of the layer up to a key; whether to go on, and whether the last of them was at it.
+        let mut upto = |upto: Option<&RowKey>, visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool| {
+            let is_due = |entry: &Result<(RowKey, _), ReadError>| match (entry, upto) {
+                (Ok((key, _)), Some(upto)) => key <= upto,
+                _ => true,
+            };
+            while let Some(entry) = aside.next_if(is_due) {
+                let (key, row) = entry?;
+                let row: AsideRow = row?;
+                if !key.as_bytes().starts_with(prefix) {
+                    return Ok((false, false));
+                }
+                let is_at = upto == Some(&key);
+                if !row.raw.is_empty() && !visitor(&key, &row.raw) {
+                    return Ok((false, is_at));
+                }
+                if is_at {
+                    return Ok((true, true));
+                }
+            }
+            Ok((true, false))
+        };
+        let visited = self.pin.visit(prefix, from, &mut |key, row| match upto(Some(key), visitor) {
+            Ok((true, is_shown)) => {
+                goes_on = is_shown || visitor(key, row);
+                goes_on
+            }
+            Ok((false, _)) => {
+                goes_on = false;
+                false
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match visited {
+            Err(ReadError::Damaged(key)) => match upto(Some(&key), visitor)? {
+                (false, _) => Ok(None),
+                (true, true) => Ok(Some(key)),
+                (true, false) => Err(ReadError::Damaged(key)),
+            },
+            Err(error) => Err(error),
+            Ok(()) if goes_on => upto(None, visitor).map(|_| None),
+            Ok(()) => Ok(None),
+        }
+    }
+}
+
 impl RowSource for Over {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         match self.raw(key)? {
@@ -78,51 +143,14 @@ impl RowSource for Over {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        let from = prefix.max(from);
-        let mut aside = self.engine.aside_rows_from(&self.snapshot, self.layer, from).peekable();
-        let (mut goes_on, mut failed) = (true, None);
-        // Rows of the layer up to a key; whether the last of them was at it.
-        let mut upto = |upto: Option<&RowKey>, visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool| {
-            let is_due = |entry: &Result<(RowKey, _), ReadError>| match (entry, upto) {
-                (Ok((key, _)), Some(upto)) => key <= upto,
-                _ => true,
-            };
-            while let Some(entry) = aside.next_if(is_due) {
-                let (key, row): (RowKey, super::aside_rows::AsideRow) = entry?;
-                if !key.as_bytes().starts_with(prefix) {
-                    return Ok((false, false));
-                }
-                let is_at = upto == Some(&key);
-                if !row.raw.is_empty() && !visitor(&key, &row.raw) {
-                    return Ok((false, is_at));
-                }
-                if is_at {
-                    return Ok((true, true));
-                }
+        let mut from = prefix.max(from).to_vec();
+        loop {
+            match self.visit_upto_damage(prefix, &from, visitor) {
+                // Behind a damaged row of the pin in whose place the layer's is shown.
+                Ok(Some(shown)) => from = [shown.as_bytes(), &[0]].concat(),
+                visited => return visited.map(drop),
             }
-            Ok((true, false))
-        };
-        self.pin.visit(prefix, from, &mut |key, row| match upto(Some(key), visitor) {
-            Ok((true, is_shown)) => {
-                goes_on = is_shown || visitor(key, row);
-                goes_on
-            }
-            Ok((false, _)) => {
-                goes_on = false;
-                false
-            }
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
         }
-        if goes_on {
-            upto(None, visitor)?;
-        }
-        Ok(())
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {

@@ -19,7 +19,7 @@ use super::segment::{self, HeaderError};
 use super::state::State;
 use atoll_crdt::ReadError;
 use atoll_crdt::codec::DecodeError;
-use atoll_replication::{Entry, LayerId, Position, RowChanges, row_changes};
+use atoll_replication::{Entry, LayerId, Position, RowChanges, replayed_changes};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -173,6 +173,7 @@ impl Reading<'_> {
     fn adopt(&mut self, layer: LayerId, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         self.state.checkpoint();
         let empty = self.state.digests().empty();
+        let rows = self.state.with_repairs_of(layer, rows)?;
         let adopting = readopt(&self.state.base().engine, layer, &rows, empty, &*self.state)?;
         self.state.absorb_layer(position, entry, rows, &adopting)
     }
@@ -190,7 +191,12 @@ impl Reading<'_> {
             Entry::Record(bytes) => {
                 let record = bytes.decode().map_err(|error| undecodable(path, offset, error))?;
                 let context = &self.state.synced().state.clocks.context;
-                row_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?
+                let (changes, holes) =
+                    replayed_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?;
+                for key in &holes {
+                    self.state.forget(key).map_err(|error| at(error.to_string()))?;
+                }
+                changes
             }
             Entry::Adopt(adoption) => adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?,
             Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),

@@ -22,8 +22,8 @@ use super::layers::{Base, Layers};
 use super::pin::Pin;
 use super::view::View;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
-use atoll_replication::sketch::{Cell, Sketch};
-use atoll_replication::{Entry, Position, RowChange, RowChanges};
+use atoll_replication::sketch::{Cell, RowDigest, Sketch};
+use atoll_replication::{Entry, HOLES_MAX, Holes, LayerId, Position, RowChange, RowChanges};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -88,6 +88,13 @@ pub(super) struct State {
     changed_at: Option<Instant>,
     flusher: Flusher,
     rule: CheckpointRule,
+    /// The rows of [`Digests::holes`], as they are told.
+    holes: Arc<Holes>,
+    /// Those that were found while [`Self::ahead`] is, with what the sketch has for them: the memtable takes them when the entry settles,
+    /// since the engine's rows are what readers see until then.
+    unsettled_holes: Vec<(RowKey, RowDigest)>,
+    /// Whether the memtable, and what is frozen, have rows that were only written again. S5
+    rewritten: (bool, bool),
 }
 
 impl State {
@@ -100,7 +107,10 @@ impl State {
         rule: CheckpointRule,
     ) -> Self {
         let adopted_in_engine = base.adopted.is_some();
-        let layers = Layers { memtable: Layer::default(), frozen: None, base };
+        let mut layers = Layers { memtable: Layer::default(), frozen: None, base };
+        // Some may be there and be others than they should be.
+        layers.memtable.unknown = digests.holes().iter().map(|(key, digest)| (key.clone(), *digest)).collect();
+        let holes = told(&digests);
         Self {
             overlay: Overlay::default(),
             layers,
@@ -112,7 +122,112 @@ impl State {
             changed_at: None,
             flusher,
             rule,
+            holes,
+            unsettled_holes: Vec::new(),
+            rewritten: (false, false),
         }
+    }
+
+    /// The rows that are damaged, after a look at what reads came upon since the last time.
+    ///
+    /// # Errors
+    /// The storage failed, or so many are that it is no store any more.
+    pub(super) fn holes(&mut self) -> Result<&Arc<Holes>, ReadError> {
+        let suspects = Arc::clone(&self.layers.base.engine.suspects);
+        if suspects.has_blocks() {
+            let what = "its files are damaged; the next start copies what can be read of them into new ones";
+            return Err(ReadError::Failed(what.into()));
+        }
+        for key in suspects.take() {
+            self.examine(&key)?;
+        }
+        Ok(&self.holes)
+    }
+
+    /// A read found a row damaged. It is a hole until it is repaired, even if its bytes come back; unless something newer is
+    /// in memory, which will be written over it, or what it held is known from the cache.
+    fn examine(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        if self.holes.contains_key(key) || self.is_in_memory(key) {
+            return Ok(());
+        }
+        let base = Arc::clone(self.base_now());
+        if base.engine.is_whole(&base.snapshot, base.adopted, key.as_bytes())? {
+            return Ok(());
+        }
+        let digest = base.engine.digest(&base.snapshot, base.adopted, key.as_bytes())?;
+        self.changed_at.get_or_insert_with(Instant::now);
+        match self.layers.row_on(&base, key) {
+            // The next read finds it again.
+            Ok(Some(row)) if self.ahead.is_some() && self.digests.key().digest(key, &row) == digest => {}
+            Ok(Some(row)) if self.digests.key().digest(key, &row) == digest => {
+                self.rewritten.0 = true;
+                tracing::warn!(row = ?key, "a stored row was found damaged and is at hand: it is written again");
+                self.layers.memtable.put(key.clone(), row);
+            }
+            Ok(_) | Err(ReadError::Damaged(_)) => {
+                if self.holes.len() >= HOLES_MAX {
+                    return Err(ReadError::Failed(format!("more than {HOLES_MAX} rows are damaged")));
+                }
+                tracing::error!(row = ?key, "a stored row is damaged: it is not read until a peer has repaired it");
+                self.add_hole(key, digest);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn add_hole(&mut self, key: &RowKey, digest: RowDigest) {
+        if self.ahead.is_some() {
+            self.unsettled_holes.push((key.clone(), digest));
+        } else {
+            self.layers.memtable.unknown.insert(key.clone(), digest);
+        }
+        self.digests.add_hole(key.clone(), digest);
+        self.holes = told(&self.digests);
+    }
+
+    /// What an entry changes that names a layer: holes are repaired by the layer's merged rows, like by rows of the entry itself,
+    /// which are newer where both mention a key. A row that is damaged in the layer too stays a hole; see [`Self::absorb_layer`].
+    pub(super) fn with_repairs_of(&self, layer: LayerId, mut rows: RowChanges) -> Result<RowChanges, ReadError> {
+        if self.holes.is_empty() {
+            return Ok(rows);
+        }
+        let (engine, own) = (&self.layers.base.engine, rows.len());
+        let snapshot = engine.snapshot();
+        for key in self.holes.keys() {
+            let is_own = rows[..own].binary_search_by(|change| change.key.cmp(key)).is_ok();
+            if is_own {
+                continue;
+            }
+            match engine.adopted_row(&snapshot, layer, key) {
+                Ok(Some(after)) => {
+                    let before = Some(Arc::new(Row::empty()));
+                    rows.push(RowChange { key: key.clone(), before, after });
+                }
+                Ok(None) | Err(ReadError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(rows)
+    }
+
+    fn is_in_memory(&self, key: &RowKey) -> bool {
+        let layers = &self.layers;
+        self.overlay.rows.contains_key(key)
+            || layers.memtable.rows.contains_key(key)
+            || layers.frozen.as_ref().is_some_and(|frozen| frozen.rows.contains_key(key))
+    }
+
+    /// A replay could not bring a damaged row to where it was: what the engine has of it is behind.
+    pub(super) fn forget(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        self.examine(key)?;
+        if self.holes.contains_key(key) {
+            let digest = self.layers.base.engine.unknown(key.as_bytes());
+            self.layers.memtable.unknown.insert(key.clone(), digest);
+            self.synced.root = self.digests.forget(key, digest);
+        }
+        Ok(())
     }
 
     /// The state after every synced entry.
@@ -126,7 +241,16 @@ impl State {
     /// The storage failed: the process must end.
     pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         let counts = self.counts_after(&rows)?;
+        for change in rows.iter().filter(|change| change.is_repair()) {
+            // One that was found this moment.
+            self.examine(&change.key)?;
+        }
         let root = self.digests.absorb(&rows);
+        if self.holes.len() != self.digests.holes().len() {
+            let repaired = self.holes.len() - self.digests.holes().len();
+            self.holes = told(&self.digests);
+            tracing::info!(repaired, left = self.holes.len(), "damaged rows were repaired from a peer");
+        }
         for change in &rows {
             self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
@@ -151,6 +275,13 @@ impl State {
         let base = Arc::new(self.layers.base.again(Some(adopting.layer)));
         let counts = self.counts_on(&base, &rows, adopting)?;
         self.digests.absorb_sketch(&adopting.sketch);
+        for key in self.holes.keys().filter(|key| !adopting.shadowed.contains_key(*key)) {
+            if let Some(sums) = base.engine.aside_sums(&base.snapshot, adopting.layer, key.as_bytes())? {
+                // Damaged in the layer too: the sketch has for it now what the layer made of it.
+                self.digests.add_hole(key.clone(), sums.after);
+                self.unsettled_holes.push((key.clone(), sums.after));
+            }
+        }
         self.ahead = Some(base);
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
@@ -187,7 +318,7 @@ impl State {
             }
         }
         let counts = less.into_iter().map(|(collection, less)| {
-            let more = base.engine.aside_count(&base.snapshot, adopting.layer, &collection)?;
+            let more = base.engine.adopted_change(&base.snapshot, adopting.layer, &collection)?;
             let before = self.live_rows(&collection)?;
             Ok((collection, before.saturating_add_signed(more - less)))
         });
@@ -246,6 +377,7 @@ impl State {
         if let Some(base) = self.ahead.take() {
             self.layers.base = base;
         }
+        self.layers.memtable.unknown.extend(std::mem::take(&mut self.unsettled_holes));
         self.adopted_in_engine = false;
         settled.system = true;
     }
@@ -322,6 +454,7 @@ impl State {
             What::Moved(_) => None,
             What::Wrote(adopted) => {
                 self.adopted_in_engine |= adopted.is_some() && adopted == self.layers.base.adopted;
+                self.rewritten.1 = false;
                 self.layers.frozen.take()
             }
         }
@@ -330,6 +463,11 @@ impl State {
     /// Whether the engine holds every row of `position` and before, and nothing is written to it now, so that a layer over the state
     /// at `position` may be adopted. If not, it begins what is needed. S5
     pub(super) fn is_below(&mut self, position: Position) -> bool {
+        if self.rewritten != (false, false) {
+            // Those are older than the pin, and lie in memory.
+            self.begin_checkpoint();
+            return false;
+        }
         let all_stored = self.layers.memtable.is_empty() && self.layers.frozen.is_none();
         let stored = if all_stored { self.synced.position } else { self.layers.base.position };
         if stored < position {
@@ -357,6 +495,7 @@ impl State {
         let frozen = Arc::new(std::mem::take(&mut self.layers.memtable));
         self.changed_at = None;
         self.layers.frozen = Some(Arc::clone(&frozen));
+        self.rewritten = (false, self.rewritten.0);
         self.flusher.begin(frozen, self.synced.clone(), self.layers.base.adopted);
     }
 
@@ -396,6 +535,10 @@ impl State {
 
     /// The sketch of the rows in the engine, if that holds everything that was appended.
     pub(super) fn sketch_of_engine(&self) -> Option<Arc<Sketch>> {
+        // The next start reads every row, and so finds what is damaged.
+        if !self.holes.is_empty() {
+            return None;
+        }
         let holds_all = self.overlay.entries.is_empty() && self.layers.base.position == self.synced.position;
         holds_all.then(|| self.digests.sketch())
     }
@@ -429,6 +572,10 @@ impl State {
     pub(super) fn digests(&self) -> &Digests {
         &self.digests
     }
+}
+
+fn told(digests: &Digests) -> Arc<Holes> {
+    Arc::new(digests.holes().keys().map(|key| (key.clone(), digests.key().id(key))).collect())
 }
 
 impl RowSource for State {

@@ -3,18 +3,25 @@
 //! **How it goes.** It compares the source's rows with its own pinned ones; or, when a session before was cut off, with what
 //! that one had collected over the pinned ones ([`crate::Aside`]). When everything was said, it closes, at once or after passes
 //! over what lies on disk; for those it needs the source no more.
+//!
+//! **Holes** are asked for anew by every session, also by one that goes on with a layer. The source's rows for them are kept in
+//! memory, apart from what is staged, and become rows of the closing entry itself: neither a layer nor a pass has to do with
+//! them. Up to [`REPAIRS_BYTES_MAX`] of them are; the others stay holes for the next session.
 
-use super::message::{IDS_MAX, Open, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk};
+use super::message::{
+    self, IDS_MAX, Open, OpenMore, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk,
+};
 use super::source::{UNTAKEN_BYTES_MAX, UNTAKEN_MAX};
-use super::staging::Staging;
+use super::staging::{Closing, Staging};
 use crate::adoption::Adoption;
+use crate::apply::visit_known;
 use crate::config::Limits;
 use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
-use crate::sketch::{Decoder, Opening, Progress};
-use crate::store::{Pinned, Store};
+use crate::sketch::{Decoder, Opening, Progress, RowId};
+use crate::store::{Holes, Pinned, Store};
 use crate::time::Instant;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ReadError, Row, RowKey, VersionVector};
@@ -23,6 +30,8 @@ use atoll_crdt::{ReadError, Row, RowKey, VersionVector};
 const TAKEN_EVERY: u32 = 8;
 /// Passes over a layer, the first included. If as much changes during each, the closing entry merges more than it should.
 const PASSES_MAX: u32 = 8;
+/// Bytes of rows that repair holes, and one row: what one closing entry takes in.
+const REPAIRS_BYTES_MAX: usize = 64 << 20;
 
 /// What a step of the source led to.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ struct Theirs {
     context: VersionVector,
     lost: VersionVector,
     /// About how many rows it will mention.
-    rows: u64,
+    rows: Option<u64>,
 }
 
 /// A closing entry that may be made.
@@ -54,6 +63,54 @@ pub(crate) struct Closed {
     pub(crate) layer_rows: u64,
     /// Passes over it.
     pub(crate) passes: u32,
+    /// Whether rows stay holes although the source's are known: more than one entry takes in.
+    pub(crate) repairs_left: bool,
+}
+
+/// What a session begins from, beside the rows that it compares.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) context: VersionVector,
+    pub(crate) cursor: VersionVector,
+    pub(crate) holes: Arc<Holes>,
+    /// The context at which the last of them was found.
+    pub(crate) holes_context: VersionVector,
+    /// Whether the source knows more than the first version of the protocol; if not, there are no holes.
+    pub(crate) speaks_new: bool,
+}
+
+/// Rows that were damaged when a session began.
+#[derive(Debug)]
+struct Repairs {
+    holes: Arc<Holes>,
+    ids: BTreeSet<RowId>,
+    /// What the source must cover. C5
+    context: VersionVector,
+    /// Those that it has not sent.
+    unsent: BTreeSet<RowId>,
+    /// What it has for them.
+    rows: BTreeMap<RowKey, Arc<Row>>,
+    bytes: usize,
+    /// Whether some were too many.
+    left: bool,
+}
+
+impl Repairs {
+    fn new(begin: &Beginning) -> Self {
+        let ids: BTreeSet<RowId> = begin.holes.values().copied().collect();
+        let context = if ids.is_empty() { VersionVector::new() } else { begin.holes_context.clone() };
+        let (holes, unsent) = (Arc::clone(&begin.holes), ids.clone());
+        Self { holes, ids, context, unsent, rows: BTreeMap::new(), bytes: 0, left: false }
+    }
+
+    fn put(&mut self, key: RowKey, row: Row) {
+        if self.bytes > REPAIRS_BYTES_MAX {
+            self.left = true;
+            return;
+        }
+        self.bytes += key.as_bytes().len() + row.memory_bytes();
+        self.rows.insert(key, Arc::new(row));
+    }
 }
 
 /// One session, from the side that takes state over.
@@ -69,6 +126,9 @@ pub(crate) struct Receiver {
     decoder: Decoder,
     /// The source's rows where they differ.
     pub(crate) staging: Staging,
+    /// Its rows for those that are damaged here.
+    repairs: Repairs,
+    speaks_new: bool,
     /// The last key compared, while everything is.
     compared_upto: Option<RowKey>,
     chunks: u32,
@@ -83,16 +143,16 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Begins a session on a snapshot, at which the clocks were these; gives what is said first.
+    /// Begins a session on a snapshot; gives what is said first.
     pub(crate) fn open(
         session: SessionId,
         link: LinkId,
         pin: Arc<dyn Pinned>,
-        clocks: (VersionVector, VersionVector),
+        begin: Beginning,
         now: Instant,
     ) -> (Self, Step) {
         let staging = Staging::new(Arc::clone(&pin));
-        Self::begin(session, link, (pin, staging), clocks, now)
+        Self::begin(session, link, (pin, staging), begin, now)
     }
 
     /// Takes up what a session before has `staging`, which shows what `over` does.
@@ -100,10 +160,10 @@ impl Receiver {
         session: SessionId,
         link: LinkId,
         (over, staging, permille): (Arc<dyn Pinned>, Staging, u64),
-        clocks: (VersionVector, VersionVector),
+        begin: Beginning,
         now: Instant,
     ) -> (Self, Step) {
-        let (mut receiver, step) = Self::begin(session, link, (over, staging), clocks, now);
+        let (mut receiver, step) = Self::begin(session, link, (over, staging), begin, now);
         receiver.began_permille = permille;
         (receiver, step)
     }
@@ -112,14 +172,17 @@ impl Receiver {
         session: SessionId,
         link: LinkId,
         (compared, staging): (Arc<dyn Pinned>, Staging),
-        clocks: (VersionVector, VersionVector),
+        begin: Beginning,
         now: Instant,
     ) -> (Self, Step) {
         let sketch = compared.sketch();
         let opening = Opening::of(sketch, sketch.leaves().bits(), session.0 as u32);
         // Raw rows of another source stand at a context that is nobody's here: parts of rows would not fit them.
         let whole = staging.is_on_disk();
-        let open = Open { context: clocks.0, cursor: clocks.1, opening, whole };
+        let repairs = Repairs::new(&begin);
+        let holes = message::Holes { ids: repairs.ids.iter().copied().collect(), context: repairs.context.clone() };
+        let more = begin.speaks_new.then_some(OpenMore { whole, holes });
+        let open = Open { context: begin.context, cursor: begin.cursor, opening, more };
         let receiver = Self {
             talk: Talk::new(session, 0),
             link,
@@ -128,6 +191,8 @@ impl Receiver {
             theirs: None,
             decoder: Decoder::new(),
             staging,
+            repairs,
+            speaks_new: begin.speaks_new,
             compared_upto: None,
             chunks: 0,
             chunks_taken: 0,
@@ -141,7 +206,8 @@ impl Receiver {
     /// How far the session is, of a thousand, by rows.
     pub(crate) fn permille(&self) -> u64 {
         let Some(theirs) = &self.theirs else { return self.began_permille };
-        let told = self.rows_told.min(theirs.rows).saturating_mul(1_000) / theirs.rows.max(1);
+        let rows = theirs.rows.unwrap_or(0);
+        let told = self.rows_told.min(rows).saturating_mul(1_000) / rows.max(1);
         self.began_permille + (1_000 - self.began_permille) * told / 1_000
     }
 
@@ -168,7 +234,13 @@ impl Receiver {
         self.moved_at = now;
         let accepted = self.theirs.is_some();
         Ok(match step {
-            Step::Accept { context, lost, rows } if !accepted && lost.leq(&context) => {
+            Step::Accept { context, lost, rows }
+                if !accepted
+                    && rows.is_some() == self.speaks_new
+                    && lost.leq(&context)
+                    // C5
+                    && (self.repairs.context.leq(&context) || is(Mutant::RepairFromBehind)) =>
+            {
                 self.theirs = Some(Theirs { context, lost, rows });
                 Outcome::Goes(None)
             }
@@ -179,21 +251,22 @@ impl Receiver {
                     Ok(Progress::Exhausted) | Err(_) => Step::WantAll,
                 }))
             }
-            Step::States(states) if accepted => {
+            Step::States(states) if accepted && states.checked == self.speaks_new => {
                 if !self.is_covered(&states) || !self.stage(states, limits, store)? {
                     return Ok(Outcome::Wrong);
                 }
                 self.chunks += 1;
                 self.staging.hand_over(store);
                 if self.is_flooded(limits, store) {
-                    return Ok(Outcome::Wrong);
+                    // One that is not told what was taken in cannot know better.
+                    return Ok(if self.speaks_new { Outcome::Wrong } else { Outcome::TooMuch });
                 }
                 if store.aside_use().bytes > limits.reconcile_disk && self.staging.is_on_disk() {
                     return Ok(Outcome::TooMuch);
                 }
                 Outcome::Goes(self.taken(limits, store))
             }
-            Step::Close if accepted => Outcome::Finished,
+            Step::Close if accepted && self.repairs.unsent.is_empty() => Outcome::Finished,
             _ => Outcome::Wrong,
         })
     }
@@ -201,13 +274,13 @@ impl Receiver {
     /// Whether the source sends more than it may.
     fn is_flooded(&self, limits: &Limits, store: &dyn Store) -> bool {
         let waiting_max = limits.reconcile_memory + UNTAKEN_BYTES_MAX + RECONCILE_BYTES_MAX;
-        self.chunks - self.chunks_taken > UNTAKEN_MAX
+        (self.speaks_new && self.chunks - self.chunks_taken > UNTAKEN_MAX)
             || (self.staging.is_on_disk() && store.aside_use().waiting_bytes > waiting_max)
     }
 
     /// Tells the source that it may send more, if it may and has not been told.
     pub(crate) fn taken(&mut self, limits: &Limits, store: &dyn Store) -> Option<Step> {
-        let is_due = self.chunks - self.chunks_taken >= TAKEN_EVERY;
+        let is_due = self.speaks_new && self.chunks - self.chunks_taken >= TAKEN_EVERY;
         if !is_due || (self.staging.is_on_disk() && store.aside_use().waiting_bytes > limits.reconcile_memory) {
             return None;
         }
@@ -219,7 +292,7 @@ impl Receiver {
         match core::mem::take(&mut self.decoder).into_changes() {
             Ok(changes) if changes.len() <= IDS_MAX => {
                 if let Some(theirs) = &mut self.theirs {
-                    theirs.rows = changes.len() as u64;
+                    theirs.rows = Some(changes.len() as u64);
                 }
                 Step::Want(changes.iter().map(|change| change.id).collect())
             }
@@ -237,11 +310,25 @@ impl Receiver {
     /// Keeps what differs from the compared rows; `false` when the chunk does not follow the last one.
     fn stage(&mut self, states: States, limits: &Limits, store: &mut dyn Store) -> Result<bool, ReadError> {
         self.rows_told += match &states.span {
-            Span::Ids(ids) => ids.len() as u64,
+            Span::Ids(ids) | Span::Holes(ids) => ids.len() as u64,
             Span::Keys(..) => states.rows.len() as u64,
         };
         let mut theirs: BTreeMap<RowKey, RowState> =
             states.rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        let repairs = &mut self.repairs;
+        if let Span::Holes(ids) = &states.span {
+            if !ids.iter().all(|id| repairs.unsent.remove(id)) {
+                return Ok(false);
+            }
+            let holes = Arc::clone(&repairs.holes);
+            for (key, _) in holes.iter().filter(|(_, id)| ids.binary_search(id).is_ok()) {
+                repairs.put(key.clone(), theirs.remove(key).map_or_else(Row::empty, |state| state.fresh));
+            }
+        } else {
+            // These come whole.
+            theirs.retain(|key, _| !repairs.holes.contains_key(key));
+        }
+        let repairs = &self.repairs;
         let (compared, staging) = (Arc::clone(&self.compared), &mut self.staging);
         let mut pair = |key: &RowKey, mine: &Arc<Row>| {
             let row = theirs.remove(key).map_or_else(Row::empty, |state| restored(state, Some(mine)));
@@ -250,13 +337,20 @@ impl Receiver {
             }
         };
         match &states.span {
-            Span::Ids(ids) => compared.visit_ids(ids, &mut |key, mine| pair(key, mine))?,
+            Span::Ids(ids) => {
+                let known: Vec<RowId> = ids.iter().filter(|id| !repairs.ids.contains(id)).copied().collect();
+                compared.visit_ids(&known, &mut |key, mine| pair(key, mine))?;
+            }
+            // What is left are other rows that have a hole's id by accident, and come whole too.
+            Span::Holes(_) => {}
             Span::Keys(after, upto) => {
                 if *after != self.compared_upto {
                     return Ok(false);
                 }
                 let from = after.as_ref().map_or_else(Vec::new, |key| [key.as_bytes(), &[0]].concat());
-                compared.visit(&[], &from, &mut |key, mine| {
+                let mut hole =
+                    |key| if repairs.holes.contains_key(&key) { Ok(()) } else { Err(ReadError::Damaged(key)) };
+                visit_known(&*compared, &[], &from, &mut hole, &mut |key, mine| {
                     let inside = upto.as_ref().is_none_or(|upto| key <= upto);
                     if inside {
                         pair(key, mine);
@@ -269,7 +363,11 @@ impl Receiver {
         for state in theirs.into_values() {
             let key = state.key.clone();
             let row = restored(state, None);
-            if !row.is_empty() {
+            let differs = match &states.span {
+                Span::Holes(_) => compared.row(&key)?.is_none_or(|mine| *mine != row),
+                _ => true,
+            };
+            if differs && !row.is_empty() {
                 self.staging.put(key, row, limits, store);
             }
         }
@@ -300,14 +398,16 @@ impl Receiver {
             }
         }
         let staging = core::mem::replace(&mut self.staging, Staging::new(Arc::clone(&self.compared)));
-        let mut adoption = staging.close(context, &theirs.context, store)?;
+        let closing = Closing { context, theirs: &theirs.context, repairs: &self.repairs.rows };
+        let mut adoption = staging.close(&closing, store)?;
         if is(Mutant::AdoptLostOnly) {
             adoption.context.clone_from(&theirs.lost);
         }
         adoption.cursor.clone_from(&theirs.lost);
         adoption.layer = merged.map(|merged| merged.layer);
         let layer_rows = merged.map_or(0, |merged| merged.rows);
-        Ok(Some(Closed { adoption, layer_rows, passes: self.passes }))
+        let repairs_left = self.repairs.left;
+        Ok(Some(Closed { adoption, layer_rows, passes: self.passes, repairs_left }))
     }
 }
 

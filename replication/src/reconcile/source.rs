@@ -26,6 +26,8 @@ enum Plan {
     Ids(Arc<[RowId]>, usize),
     /// Every row above this key.
     Keys(Option<RowKey>),
+    /// Rows that are damaged there, from this place on.
+    Holes(usize),
     /// Nothing.
     Done,
 }
@@ -78,6 +80,11 @@ impl Source {
         (Self { talk, moved_at: now, pin, theirs, plan, untaken: VecDeque::new(), chunks_taken: 0 }, about, cells)
     }
 
+    /// Whether what came after the first version of the protocol is said.
+    pub(crate) fn speaks_new(&self) -> bool {
+        self.theirs.more.is_some()
+    }
+
     /// The receiver answers. `None`: it said something that does not belong here.
     pub(crate) fn on_step(&mut self, step: Step, now: Instant) -> Option<Option<Step>> {
         if let Step::Taken(chunks) = step {
@@ -116,7 +123,14 @@ impl Source {
             Plan::Asked | Plan::Done => return Ok(None),
             Plan::Ids(ids, at) => {
                 let (ids, at) = (Arc::clone(ids), *at);
-                self.ids(&ids, at, bytes)?
+                match self.ids(&ids, at, bytes)? {
+                    Some(states) => Some(states),
+                    None => self.holes(0, bytes)?,
+                }
+            }
+            Plan::Holes(at) => {
+                let at = *at;
+                self.holes(at, bytes)?
             }
             Plan::Keys(after) => {
                 let after = after.clone();
@@ -127,23 +141,52 @@ impl Source {
         let step = chunk.map_or(Step::Close, Step::States);
         match &step {
             Step::Close => self.plan = Plan::Done,
+            // Of the first form nothing is told to be taken.
+            _ if !self.speaks_new() => {}
             _ => self.untaken.push_back(step.weight()),
         }
         Ok(Some(step))
     }
 
+    /// What is damaged there, with every entry. C5
+    fn holes(&mut self, at: usize, bytes: usize) -> Result<Option<States>, ReadError> {
+        let theirs = Arc::clone(&self.theirs);
+        let ids = theirs.more.as_ref().map_or(&[][..], |more| &more.holes.ids);
+        let (rows, end) = self.rows_of(ids, at, bytes, true)?;
+        self.plan = Plan::Holes(end);
+        let checked = self.speaks_new();
+        Ok((end > at).then(|| States { span: Span::Holes(ids[at..end].to_vec()), rows, checked }))
+    }
+
     fn ids(&mut self, ids: &Arc<[RowId]>, at: usize, bytes: usize) -> Result<Option<States>, ReadError> {
+        let (rows, end) = self.rows_of(ids, at, bytes, false)?;
+        self.plan = Plan::Ids(Arc::clone(ids), end);
+        let checked = self.speaks_new();
+        Ok((end > at).then(|| States { span: Span::Ids(ids[at..end].to_vec()), rows, checked }))
+    }
+
+    /// A chunk's rows of these ids from a place on, and the place behind them.
+    fn rows_of(
+        &self,
+        ids: &[RowId],
+        at: usize,
+        bytes: usize,
+        whole: bool,
+    ) -> Result<(Vec<RowState>, usize), ReadError> {
         let mut rows = Vec::new();
         let (mut end, mut weight) = (at, 0);
         while end < ids.len() && end - at < CHUNK_ROWS && weight < bytes {
             self.pin.visit_ids(&ids[end..=end], &mut |key, row| {
                 weight += row.memory_bytes();
-                rows.push(self.state(key, row));
+                rows.push(if whole {
+                    RowState { key: key.clone(), fresh: Row::clone(row), kept: Vec::new() }
+                } else {
+                    self.state(key, row)
+                });
             })?;
             end += 1;
         }
-        self.plan = Plan::Ids(Arc::clone(ids), end);
-        Ok((end > at).then(|| States { span: Span::Ids(ids[at..end].to_vec()), rows }))
+        Ok((rows, end))
     }
 
     fn keys(&mut self, after: Option<RowKey>, bytes: usize) -> Result<States, ReadError> {
@@ -159,13 +202,14 @@ impl Source {
             goes_on
         })?;
         self.plan = upto.clone().map_or(Plan::Ids(Arc::from([]), 0), |key| Plan::Keys(Some(key)));
-        Ok(States { span: Span::Keys(after, upto), rows })
+        Ok(States { span: Span::Keys(after, upto), rows, checked: self.speaks_new() })
     }
 
     /// A row, less what the receiver's context makes unnecessary.
     fn state(&self, key: &RowKey, row: &Row) -> RowState {
         let mut state = RowState { key: key.clone(), fresh: Row::empty(), kept: Vec::new() };
-        if self.theirs.whole && !is(Mutant::PartsForResumed) {
+        let whole = self.theirs.more.as_ref().is_some_and(|more| more.whole);
+        if whole && !is(Mutant::PartsForResumed) {
             state.fresh = row.clone();
             return state;
         }

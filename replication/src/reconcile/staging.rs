@@ -36,6 +36,17 @@ enum Place {
     Disk { batch: Vec<(RowKey, Arc<Row>)>, bytes: usize },
 }
 
+/// What the closing entry is made with, beside what was staged.
+#[derive(Debug)]
+pub(crate) struct Closing<'a> {
+    /// This node's context.
+    pub(crate) context: &'a VersionVector,
+    /// The peer's.
+    pub(crate) theirs: &'a VersionVector,
+    /// Its rows for those that are damaged here. C5
+    pub(crate) repairs: &'a BTreeMap<RowKey, Arc<Row>>,
+}
+
 /// The peer's rows where they differ from this node's.
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -149,17 +160,20 @@ impl Staging {
         (!self.noted).then_some(self.changed.len())
     }
 
-    /// The closing entry, on rows as they are now under `context`, with a peer that stood at `theirs`. With a layer, a pass has
-    /// ended.
-    pub(crate) fn close(
-        self,
-        context: &VersionVector,
-        theirs: &VersionVector,
-        store: &dyn Store,
-    ) -> Result<Adoption, ReadError> {
+    /// The closing entry, on rows as they are now. With a layer, a pass has ended. A damaged row that it needs and does not
+    /// repair is an error, of which the session ends.
+    pub(crate) fn close(self, closing: &Closing<'_>, store: &dyn Store) -> Result<Adoption, ReadError> {
+        let Closing { context, theirs, repairs } = closing;
         let mut rows = Vec::new();
         let mut merge = |key: &RowKey, their_row: &Row, always: bool| -> Result<(), ReadError> {
-            let mine = store.row(key)?;
+            let mine = match store.row(key) {
+                // C5
+                Err(ReadError::Damaged(_)) if repairs.contains_key(key) => {
+                    rows.push((key.clone(), Arc::new(their_row.clone())));
+                    return Ok(());
+                }
+                read => read?,
+            };
             let before = mine.as_deref().cloned().unwrap_or_default();
             let after = before.merge(context, their_row, theirs);
             if always || after != before {
@@ -190,8 +204,13 @@ impl Staging {
                 }
             }
         }
-        // Staged ones and changed ones are each in order, not together.
+        for (key, row) in *repairs {
+            // If a layer names the row too, this one is newer.
+            let is_in_layer = self.is_on_disk() && store.aside_row(key)?.is_some();
+            merge(key, row, is_in_layer)?;
+        }
+        // Staged ones, changed ones and repaired ones are each in order, not together.
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(Adoption { context: theirs.clone(), cursor: VersionVector::new(), rows, layer: None })
+        Ok(Adoption { context: (*theirs).clone(), cursor: VersionVector::new(), rows, layer: None })
     }
 }

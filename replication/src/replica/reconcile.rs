@@ -6,7 +6,7 @@ use crate::entry::Entry;
 use crate::link::{Link, LogState};
 use crate::mutants::{Mutant, is};
 use crate::reconcile::message::{Hearing, Reconcile, SessionId, Step};
-use crate::reconcile::receiver::{Closed, Outcome, Receiver};
+use crate::reconcile::receiver::{Beginning, Closed, Outcome, Receiver};
 use crate::store::Store;
 use crate::wire::Message;
 use alloc::collections::BTreeMap;
@@ -64,7 +64,11 @@ impl Replica {
             return Ok(Err(DisconnectReason::Impostor));
         }
         let Some(receiver) = &mut self.receiving else { return Ok(Ok(())) };
-        match receiver.on_step(step, &self.config.limits, store, self.now.instant)? {
+        let outcome = match receiver.on_step(step, &self.config.limits, store, self.now.instant) {
+            Ok(outcome) => outcome,
+            Err(error) => return self.gave_up_by(error, store, out).map(Ok),
+        };
+        match outcome {
             Outcome::Goes(None) => {}
             Outcome::Goes(Some(answer)) => say(&mut self.links, out, link, receiver.talk.say(answer)),
             Outcome::Finished => self.settle(store, out)?,
@@ -80,9 +84,21 @@ impl Replica {
         Ok(Ok(()))
     }
 
+    /// A row that the session needs cannot be read. If it is damaged, the session ends, and what it has collected is of no use:
+    /// the next one names the row among its holes.
+    fn gave_up_by(&mut self, error: ReadError, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        self.give_up(out);
+        self.known_hole(error, store)
+    }
+
     /// Goes on with a session that the source has ended, and has it send more otherwise.
     pub(super) fn settle_session(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         let Some(receiver) = &mut self.receiving else { return Ok(()) };
+        if receiver.staging.is_on_disk() && store.aside_use().is_lost {
+            self.give_up(out);
+            self.notice_holes(store);
+            return Ok(());
+        }
         if receiver.is_settling() {
             return self.settle(store, out);
         }
@@ -95,8 +111,10 @@ impl Replica {
     /// Everything was said: the closing entry, if nothing is left to be done before it.
     fn settle(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         let Some(receiver) = &mut self.receiving else { return Ok(()) };
-        let closed = receiver.settle(&self.clocks.context, &self.config.limits, store)?;
-        closed.map_or(Ok(()), |closed| self.adopt(closed, store, out))
+        match receiver.settle(&self.clocks.context, &self.config.limits, store) {
+            Ok(closed) => closed.map_or(Ok(()), |closed| self.adopt(closed, store, out)),
+            Err(error) => self.gave_up_by(error, store, out),
+        }
     }
 
     /// The closing entry: rows and clocks at once.
@@ -111,11 +129,17 @@ impl Replica {
         self.counts.sessions_on_disk += u64::from(adoption.layer.is_some());
         self.counts.further_passes += u64::from(closed.passes.saturating_sub(1));
         self.counts.rows_adopted += changes.len() as u64 + closed.layer_rows;
+        self.counts.rows_repaired += changes.iter().filter(|change| change.is_repair()).count() as u64;
         let adoption = Arc::new(adoption);
         self.clocks.adopt(&adoption);
         let position = store.append(Entry::Adopt(Arc::clone(&adoption)), changes);
         self.appended.push_back((position, Unapplied::Context(adoption.context.clone())));
         self.last_position = position;
+        self.notice_holes(store);
+        if closed.repairs_left {
+            // What was taken over may have touched those that are left. C5
+            self.holes_context.clone_from(&self.clocks.context);
+        }
         self.lost_since = None;
         self.failed = (0, None);
         self.refresh_log(store);
@@ -152,6 +176,7 @@ impl Replica {
     /// Sessions end with their connection. C3
     pub(super) fn link_gone(&mut self, link: LinkId, out: &mut Vec<Effect>) {
         self.sources.remove(&link);
+        self.early.remove(&link);
         if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link && !receiver.is_settling()) {
             self.cut_off(out);
         }
@@ -161,6 +186,7 @@ impl Replica {
     pub(super) fn tick_reconcile(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) {
         let (now, limits) = (self.now.instant, self.config.limits);
         self.sources.retain(|_, source| now.since(source.moved_at) < limits.reconcile_idle);
+        self.open_early(store, out);
         if let Some(receiver) = &self.receiving {
             if !receiver.is_settling() && now.since(receiver.moved_at) >= limits.reconcile_idle {
                 self.cut_off(out);
@@ -184,7 +210,8 @@ impl Replica {
     /// Drops a layer that no session will go on with.
     fn drop_unwanted(&mut self, lacks_nothing: bool, store: &mut dyn Store) {
         let (now, within) = (self.now.instant, self.config.limits.resume_within);
-        if self.kept.as_ref().is_some_and(|kept| lacks_nothing || now.since(kept.since) >= within) {
+        let of_no_use = |kept: &Kept| lacks_nothing || now.since(kept.since) >= within || store.aside_use().is_lost;
+        if self.kept.as_ref().is_some_and(of_no_use) {
             self.kept = None;
             self.aside_unwanted = true;
         }
@@ -194,6 +221,11 @@ impl Replica {
     }
 
     fn open_session(&mut self, link: LinkId, store: &mut dyn Store, out: &mut Vec<Effect>) {
+        let speaks_new = self.links.get(&link).is_some_and(speaks_new);
+        if !speaks_new && self.kept.take().is_some() {
+            // The first form cannot say that rows are wanted whole.
+            store.drop_aside();
+        }
         let over = if self.kept.is_some() { store.over_aside() } else { None };
         if self.kept.is_some() && over.is_none() {
             // On its way to the disk: the next tick looks again.
@@ -201,19 +233,26 @@ impl Replica {
         }
         self.next_session += 1;
         let (session, now) = (SessionId(self.next_session), self.now.instant);
-        let clocks = (self.clocks.context.clone(), self.clocks.cursor.clone());
+        let begin = Beginning {
+            context: self.clocks.context.clone(),
+            cursor: self.clocks.cursor.clone(),
+            holes: Arc::clone(&self.holes),
+            holes_context: self.holes_context.clone(),
+            speaks_new,
+        };
         let (mut receiver, open) = match self.kept.take().zip(over) {
             Some((kept, over)) => {
                 self.counts.sessions_resumed += 1;
-                Receiver::resume(session, link, (over, kept.staging, kept.permille), clocks, now)
+                Receiver::resume(session, link, (over, kept.staging, kept.permille), begin, now)
             }
-            None => Receiver::open(session, link, store.pin(), clocks, now),
+            None => Receiver::open(session, link, store.pin(), begin, now),
         };
         say(&mut self.links, out, link, receiver.talk.say(open));
         self.receiving = Some(receiver);
     }
 
-    /// A peer that holds something no peer's log can bring here: the nearest one, and another than failed last.
+    /// A peer that holds something no peer's log can bring here, or any that can repair while rows are damaged: the nearest one, and
+    /// another than failed last.
     fn whom_to_ask(&self) -> Option<LinkId> {
         let live = || self.links.values().filter(|link| link.is_live());
         let lacks_from = |link: &&Link| {
@@ -224,7 +263,7 @@ impl Replica {
             })
         };
         live()
-            .filter(lacks_from)
+            .filter(|link| if self.holes.is_empty() { lacks_from(link) } else { speaks_new(link) })
             .min_by_key(|link| (Some(link.id) == self.failed.1, link.rtt, link.id))
             .map(|link| link.id)
     }
@@ -269,6 +308,12 @@ impl Replica {
             self.log.wanted = self.clocks.wanted();
         }
     }
+}
+
+/// Whether the peer knows what came after the first version of the protocol: holes, layers that are taken up, what was taken in,
+/// and checksums of chunks.
+const fn speaks_new(_: &Link) -> bool {
+    true
 }
 
 /// Says something on a link that stands, and counts it against the window.

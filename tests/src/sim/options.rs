@@ -41,6 +41,8 @@ pub struct Options {
     pub pending_bytes: usize,
     /// Bytes a link may have under way: small ones force pauses.
     pub window_bytes: usize,
+    /// Whether rows rot on disks.
+    pub rot: bool,
     /// Records of an actor that a log keeps whoever needs more: few force reconciliations.
     pub log_records_max: usize,
     /// Bytes of a reconciliation held in memory: few force layers.
@@ -82,6 +84,7 @@ impl Options {
             reconcile_memory: *random.pick(&[8 << 20, 0, 0, 400]).unwrap_or(&0),
             closing_rows: *random.pick(&[1_024, 2, 0]).unwrap_or(&0),
             resume_within_ms: *random.pick(&[600_000, 600_000, 1_000]).unwrap_or(&1_000),
+            rot: random.permille(500),
         }
     }
 }

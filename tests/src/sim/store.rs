@@ -3,18 +3,18 @@
 //! **What always holds.** M1: `synced` is the state after the durable prefix of the entries, `rows` after all of them.
 //! M2: a crash keeps the durable prefix and any number of entries after it, and rebuilds the rest by the same replay
 //! that a real store does. M3: the sketch is that of `rows`. M4: a layer has effect by the entry that names it, as one change
-//! with it; a crash forgets one that is being built.
+//! with it; a crash forgets one that is being built. M5: a row that has rotted is an error to whoever reads it, here
+//! and in every pin; what it held is kept for the checks alone, and goes on being what it should be.
 
 use super::layer::Building;
 use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
-    Adoption, Aside, AsideUse, Entry, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange, RowChanges,
-    Store, row_changes,
+    Adoption, Aside, AsideUse, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange,
+    RowChanges, Store, replayed_changes, row_changes,
 };
-
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex};
 
 pub(super) type Rows = BTreeMap<RowKey, Arc<Row>>;
 
@@ -47,6 +47,32 @@ pub struct MemStore {
     stalled: bool,
     /// What was appended since this was last taken, for the checks.
     appended: Vec<Entry>,
+    /// Rows that have rotted, as reads see it, and as a crash would find it. M5
+    rot: Arc<Mutex<Rot>>,
+    rot_on_disk: BTreeMap<RowKey, IsBehind>,
+    /// What of it was found.
+    holes: Arc<Holes>,
+}
+
+/// Whether a replay went past a row that it could not read: nobody knows what it should hold.
+type IsBehind = bool;
+
+/// Rows that cannot be read.
+#[derive(Debug, Clone, Default)]
+struct Rot {
+    rows: BTreeMap<RowKey, IsBehind>,
+    /// Those of them that a read came upon.
+    found: BTreeSet<RowKey>,
+}
+
+/// M5
+fn check(rot: &Mutex<Rot>, key: &RowKey) -> Result<(), ReadError> {
+    let mut rot = rot.lock().expect("nobody panics");
+    if !rot.rows.contains_key(key) {
+        return Ok(());
+    }
+    rot.found.insert(key.clone());
+    Err(ReadError::Damaged(key.clone()))
 }
 
 impl Default for MemStore {
@@ -66,6 +92,9 @@ impl Default for MemStore {
             moving: std::cell::Cell::new(0),
             stalled: false,
             appended: Vec::new(),
+            rot: Arc::default(),
+            rot_on_disk: BTreeMap::new(),
+            holes: Arc::default(),
         }
     }
 }
@@ -81,16 +110,25 @@ fn change(rows: &mut Rows, changes: &[RowChange]) {
         } else {
             rows.insert(change.key.clone(), Arc::clone(&change.after))
         };
-        assert_eq!(replaced, change.before, "a change says what it replaces");
+        assert!(change.is_repair() || replaced == change.before, "a change says what it replaces");
     }
 }
 
-fn sketch_of(rows: &Rows) -> Sketch {
+fn sketch_of(rows: &Rows, rot: &BTreeMap<RowKey, IsBehind>) -> Sketch {
     let mut sketch = Sketch::new(LEAF_BITS, 0);
-    for (key, row) in rows {
+    let behind = |key: &RowKey| rot.get(key) == Some(&true);
+    for (key, row) in rows.iter().filter(|(key, _)| !behind(key)) {
         sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, digest(key, Some(row))));
     }
+    for key in rot.keys().filter(|key| behind(key)) {
+        sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, unknown(key)));
+    }
     sketch
+}
+
+/// What a sketch has for a row of which nobody knows what it should hold.
+fn unknown(key: &RowKey) -> RowDigest {
+    DIGESTS.digest_of_bytes(key.as_bytes(), b"unknown")
 }
 
 impl MemStore {
@@ -105,6 +143,9 @@ impl MemStore {
         while self.unsynced.front().is_some_and(|(at, _, _)| *at <= position) {
             if let Some((_, entry, changes)) = self.unsynced.pop_front() {
                 change(&mut self.synced, &changes);
+                for change in &changes {
+                    self.rot_on_disk.remove(&change.key);
+                }
                 self.synced_state.replay(&entry);
             }
         }
@@ -131,8 +172,10 @@ impl MemStore {
         self.rows = Arc::new(self.synced.clone());
         self.building = None;
         self.moving.set(0);
+        self.rot.lock().expect("nobody panics").rows.clear();
         let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
+        let mut rot = self.rot_on_disk.clone();
         for records in self.log.values_mut() {
             records.retain(|_, record| recovered.clocks.cursor.covers(record.dot()));
         }
@@ -141,12 +184,24 @@ impl MemStore {
                 Entry::Record(bytes) => {
                     let record = bytes.decode().expect("what was appended reads back");
                     self.log.entry(record.dot.actor).or_default().insert(record.dot.seq, bytes.clone());
-                    row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail")
+                    self.rot.lock().expect("nobody panics").rows = rot.clone();
+                    let (changes, passed) =
+                        replayed_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
+                    rot.extend(passed.into_iter().map(|key| (key, true)));
+                    // What is behind goes on being what it should be, for the checks.
+                    self.rot.lock().expect("nobody panics").rows.clear();
+                    let all = row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
+                    assert!(all.iter().filter(|change| !rot.contains_key(&change.key)).eq(&changes));
+                    all
                 }
                 Entry::Adopt(adoption) => {
                     let adoption = recoded(adoption);
                     let changes = adoption.row_changes(self).expect("memory does not fail");
-                    self.with_layer(adoption.layer, changes)
+                    let changes = self.with_layer(adoption.layer, changes);
+                    for change in &changes {
+                        rot.remove(&change.key);
+                    }
+                    changes
                 }
                 Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
             };
@@ -154,7 +209,10 @@ impl MemStore {
             recovered.replay(&entry);
         }
         self.synced.clone_from(&self.rows);
-        self.sketch = sketch_of(&self.rows);
+        self.sketch = sketch_of(&self.rows, &rot);
+        self.rot_on_disk.clone_from(&rot);
+        // Whoever starts after a crash reads every row.
+        *self.rot.lock().expect("nobody panics") = Rot { found: rot.keys().cloned().collect(), rows: rot };
         self.synced_state = recovered.clone();
         self.appended.clear();
         recovered
@@ -166,7 +224,9 @@ impl MemStore {
         let layer = self.layers.get(&layer).expect("an entry names a layer that is there");
         let mut all: BTreeMap<RowKey, RowChange> = BTreeMap::new();
         for (key, after) in &**layer {
-            let before = self.rows.get(key).cloned();
+            // What is damaged here is repaired by the layer.
+            let empty = || Some(Arc::new(Row::empty()));
+            let before = if self.has_rotted(key) { empty() } else { self.rows.get(key).cloned() };
             all.insert(key.clone(), RowChange { key: key.clone(), before, after: Arc::clone(after) });
         }
         all.extend(changes.into_iter().map(|change| (change.key.clone(), change)));
@@ -198,7 +258,31 @@ impl MemStore {
     /// Whether the sketch is that of the rows. M3
     #[must_use]
     pub fn check_sketch(&self) -> bool {
-        self.sketch == sketch_of(&self.rows) && self.sketch.check_invariants()
+        let rot = self.rot.lock().expect("nobody panics");
+        self.sketch == sketch_of(&self.rows, &rot.rows) && self.sketch.check_invariants()
+    }
+
+    /// A row rots on the disk; `false` when it is in memory still, or rotten.
+    pub fn rots(&mut self, key: &RowKey) -> bool {
+        let in_memory = self.unsynced.iter().any(|(_, _, changes)| changes.iter().any(|change| change.key == *key));
+        if in_memory || !self.rows.contains_key(key) || self.rot_on_disk.contains_key(key) {
+            return false;
+        }
+        self.rot_on_disk.insert(key.clone(), false);
+        self.rot.lock().expect("nobody panics").rows.insert(key.clone(), false);
+        true
+    }
+
+    /// Whether a row cannot be read.
+    #[must_use]
+    pub fn has_rotted(&self, key: &RowKey) -> bool {
+        self.rot.lock().expect("nobody panics").rows.contains_key(key)
+    }
+
+    /// Whether any row cannot be read, or could not after a crash.
+    #[must_use]
+    pub fn has_rot(&self) -> bool {
+        !self.rot_on_disk.is_empty() || !self.rot.lock().expect("nobody panics").rows.is_empty()
     }
 }
 
@@ -212,27 +296,35 @@ fn recoded(adoption: &Arc<Adoption>) -> Adoption {
     }
 }
 
-pub(super) fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool) {
+fn visit(
+    rows: &Rows,
+    rot: &Mutex<Rot>,
+    (prefix, from): (&[u8], &[u8]),
+    visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+) -> Result<(), ReadError> {
     let from = prefix.max(from);
     for (key, row) in rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded)) {
-        if !key.as_bytes().starts_with(prefix) || !visitor(key, row) {
+        if !key.as_bytes().starts_with(prefix) {
+            break;
+        }
+        check(rot, key)?;
+        if !visitor(key, row) {
             break;
         }
     }
+    Ok(())
 }
 
-pub(super) fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
+fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
     debug_assert_eq!(collection.data_type(), DataType::Set);
-    let mut count = 0;
-    visit(rows, collection.as_bytes(), collection.as_bytes(), &mut |_, _| {
-        count += 1;
-        true
-    });
-    count
+    let prefix = collection.as_bytes();
+    let from = rows.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+    from.take_while(|(key, _)| key.as_bytes().starts_with(prefix)).count() as u64
 }
 
 impl RowSource for MemStore {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        check(&self.rot, key)?;
         Ok(self.rows.get(key).cloned())
     }
 
@@ -242,8 +334,7 @@ impl RowSource for MemStore {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, prefix, from, visitor);
-        Ok(())
+        visit(&self.rows, &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
@@ -266,12 +357,15 @@ impl Store for MemStore {
             }
             _ => changes,
         };
-        change(Arc::make_mut(&mut self.rows), &changes);
         for change in &changes {
-            let (before, after) =
-                (digest(&change.key, change.before.as_deref()), digest(&change.key, Some(&change.after)));
+            let rot = self.rot.lock().expect("nobody panics").rows.remove(&change.key);
+            assert_eq!(rot.is_some(), change.is_repair(), "what is damaged is repaired, not written over");
+            let held = self.rows.get(&change.key).map(|row| &**row);
+            let before = if rot == Some(true) { unknown(&change.key) } else { digest(&change.key, held) };
+            let after = digest(&change.key, Some(&change.after));
             self.sketch.apply(Change::between(DIGESTS.id(&change.key), before, after));
         }
+        change(Arc::make_mut(&mut self.rows), &changes);
         if let Entry::Record(record) = &entry {
             let dot = record.dot();
             self.log.entry(dot.actor).or_default().insert(dot.seq, record.clone());
@@ -315,11 +409,26 @@ impl Store for MemStore {
     }
 
     fn synced_root(&self) -> Cell {
-        sketch_of(&self.synced).root()
+        sketch_of(&self.synced, &self.rot_on_disk).root()
+    }
+
+    fn scrub(&self) {
+        let mut rot = self.rot.lock().expect("nobody panics");
+        rot.found = rot.rows.keys().cloned().collect();
+    }
+
+    fn holes(&mut self) -> Arc<Holes> {
+        let mut rot = self.rot.lock().expect("nobody panics");
+        let Rot { rows, found } = &mut *rot;
+        found.retain(|key| rows.contains_key(key));
+        if !self.holes.keys().eq(found.iter()) {
+            self.holes = Arc::new(found.iter().map(|key| (key.clone(), DIGESTS.id(key))).collect());
+        }
+        Arc::clone(&self.holes)
     }
 
     fn pin(&mut self) -> Arc<dyn Pinned> {
-        Arc::new(Pin { rows: Arc::clone(&self.rows), sketch: self.sketch.clone() })
+        Arc::new(Pin { rows: Arc::clone(&self.rows), rot: Arc::clone(&self.rot), sketch: self.sketch.clone() })
     }
 }
 
@@ -339,9 +448,7 @@ impl Aside for MemStore {
     }
 
     fn over_aside(&mut self) -> Option<Arc<dyn Pinned>> {
-        let rows = self.building().over()?;
-        let sketch = sketch_of(&rows);
-        Some(Arc::new(Pin { rows: Arc::new(rows), sketch }))
+        self.building().over()
     }
 
     fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
@@ -358,7 +465,8 @@ impl Aside for MemStore {
 
     fn aside_use(&self) -> AsideUse {
         let bytes = self.building.as_ref().map_or(0, Building::bytes);
-        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 } }
+        let is_lost = self.building.as_ref().is_some_and(Building::is_lost);
+        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 }, is_lost }
     }
 
     fn drop_aside(&mut self) {
@@ -375,11 +483,13 @@ impl Aside for MemStore {
 #[derive(Debug)]
 struct Pin {
     rows: Arc<Rows>,
+    rot: Arc<Mutex<Rot>>,
     sketch: Sketch,
 }
 
 impl RowSource for Pin {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        check(&self.rot, key)?;
         Ok(self.rows.get(key).cloned())
     }
 
@@ -389,8 +499,7 @@ impl RowSource for Pin {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, prefix, from, visitor);
-        Ok(())
+        visit(&self.rows, &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
@@ -410,6 +519,7 @@ impl Pinned for Pin {
     fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {
         for (key, row) in &*self.rows {
             if ids.binary_search(&DIGESTS.id(key)).is_ok() {
+                check(&self.rot, key)?;
                 visitor(key, row);
             }
         }

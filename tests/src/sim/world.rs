@@ -12,7 +12,7 @@ use atoll_crdt::{ActorId, CollectionKey, Seen, VersionVector, counters};
 use atoll_replication::wire::Message;
 use atoll_replication::{
     Config, Effect, Input, Instant, Limits, LinkId, NodeName, Now, Reconcile, RegionName, Replica, RequestId, Step,
-    WriteError, WriteOutcome, WriteRequest,
+    Store as _, WriteError, WriteOutcome, WriteRequest,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -183,6 +183,7 @@ impl World {
             ("further passes over a layer", counts.further_passes),
             ("rows adopted", counts.rows_adopted),
             ("roots compared", counts.proofs),
+            ("rows repaired", counts.rows_repaired),
         ] {
             if count > 0 {
                 *self.report.reached.entry(what).or_default() += count;
@@ -209,7 +210,14 @@ impl World {
                 deadline = self.now_us + CONVERGE_US;
             }
             if self.healed && self.report.events.is_multiple_of(16) && self.has_converged() {
-                return self.check_end();
+                if !std::mem::take(&mut self.options.rot) {
+                    return self.check_end();
+                }
+                // Once more, where every log is as short as it may be.
+                let index = self.random.below(self.nodes.len() as u64) as usize;
+                self.rot(index);
+                self.nodes[index].store.scrub();
+                deadline = self.now_us + CONVERGE_US;
             }
             if self.now_us > deadline {
                 return Err(format!("not converged {} s after healing: {}", CONVERGE_US / 1_000_000, self.summary()));
@@ -462,7 +470,34 @@ impl World {
         Ok(())
     }
 
+    /// A row rots, if another node is sure to keep what it held: else there would be nothing to repair it from.
+    fn rot(&mut self, index: usize) {
+        let context = &self.nodes[index].context;
+        let held = |node: &Node| {
+            node.index != index
+                && context.leq(node.replica.as_ref().map_or(&node.recovered.clocks.context, Replica::durable))
+        };
+        if self.nodes.iter().any(|node| node.store.has_rot()) || !self.nodes.iter().any(held) {
+            return;
+        }
+        let keys: Vec<_> = self.nodes[index].store.rows().keys().cloned().collect();
+        for _ in 0..self.random.between(1, 3) {
+            if let Some(key) = self.random.pick(&keys)
+                && self.nodes[index].store.rots(key)
+            {
+                self.reach("rows that rot");
+            }
+        }
+    }
+
     fn fault(&mut self, index: usize) -> Result<(), String> {
+        // With short logs, what a node held at its next start may be in no log and at no other node: then it is for an
+        // operator to say what the row held.
+        let repairable = self.options.log_records_max == usize::MAX;
+        if self.options.rot && repairable && self.random.permille(300) {
+            self.rot(index);
+            return Ok(());
+        }
         if self.options.crashes && self.random.permille(500) {
             return self.crash(index);
         }
@@ -501,6 +536,10 @@ impl World {
         client.token.join(replica.durable());
         let keys = workload::counters();
         if let Some(key) = self.random.pick(&keys) {
+            if node.store.has_rotted(&key.row()) {
+                self.reach("reads of damaged rows");
+                return Ok(());
+            }
             let floors = node.store.synced_rows().get(&key.row()).map(|row| counters::shown(row)).unwrap_or_default();
             self.shown.push((key.clone(), Seen { context: replica.durable().clone(), floors: Some(floors) }));
         }
@@ -649,6 +688,7 @@ impl World {
         self.network.heal();
         (self.options.loss, self.options.duplication) = (0, 0);
         for index in 0..self.nodes.len() {
+            self.nodes[index].store.scrub();
             if self.nodes[index].replica.is_none() {
                 self.start(index);
             }
@@ -662,6 +702,7 @@ impl World {
                 let context = replica.context();
                 Some(context) == first && replica.durable() == context && replica.cursor() == context
             }) && node.open.is_empty()
+                && !node.store.has_rot()
         })
     }
 
@@ -702,6 +743,7 @@ fn refusal(error: &WriteError) -> &'static str {
         WriteError::SessionLost => "refused: session write lost",
         WriteError::ClockSkew { .. } => "refused: clock skew",
         WriteError::NotReady => "refused: not ready",
+        WriteError::Damaged => "refused: damaged row",
         WriteError::Overloaded => "refused: overloaded",
         WriteError::Command(_) => "refused: command",
     }

@@ -1,8 +1,12 @@
 //! Layers: built as a session would build one, and what must come of it.
 
+use super::sketch;
 use super::{Fixture, PATIENCE, Rows, copy, rows, set, small};
+use crate::store::directory::Directory;
+use crate::store::engine::Engine;
+use crate::store::salvage::salvage;
 use crate::store::{NodeStore, OpenError, StoreConfig};
-use atoll_crdt::{ActorId, Dot, Payload, Row, RowKey, RowSource, VersionVector};
+use atoll_crdt::{ActorId, Dot, Payload, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::{Adoption, Aside, Merged, Pinned, Position, RowChange, RowChanges, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -250,4 +254,176 @@ fn rows_moved_away_cannot_be_built_again_from_an_entry_whose_layer_went_with_the
     let error = Fixture::open(config, 2).err().expect("refused");
     let OpenError::Damaged { what, .. } = &error else { panic!("{error}") };
     assert!(what.contains("built aside"), "{what}");
+}
+
+/// What the peer has at `member(n)`.
+fn their_row(n: u64) -> Arc<Row> {
+    let mut row = Row::empty();
+    row.put(Dot::new(PEER, n - 999), Payload::Member);
+    Arc::new(row)
+}
+
+/// A repair from a peer.
+fn repair(fixture: &mut Fixture, key: &RowKey, row: Arc<Row>) {
+    let context = fixture.context.clone();
+    let rows = vec![(key.clone(), row)];
+    fixture.adopt(Adoption { context, cursor: VersionVector::new(), rows, layer: None });
+    fixture.commit();
+}
+
+/// All rows are as the layer and a repair left them, and the sketch is theirs.
+fn check_whole(fixture: &mut Fixture) {
+    check_adopted(&fixture.opened.store);
+    let found = rows(&fixture.opened.store);
+    let expected = sketch(&atoll_replication::sketch::DigestKey::derive(b"test"), &found);
+    assert_eq!(fixture.store().pin().sketch().root(), expected.root());
+}
+
+#[test]
+fn a_row_of_an_adopted_layer_that_is_damaged_is_a_hole_wherever_it_lies_and_is_repaired() {
+    // In memory while it is a hole; moved as one; and found by a replay.
+    for stage in 0..3 {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+        let key = member(1_700);
+        fixture.store().damage_aside(adoption.layer.expect("a layer"), &key);
+        fixture.adopt(adoption);
+        assert_eq!(fixture.opened.store.row(&key), Err(ReadError::Damaged(key.clone())));
+        let mut before = 0;
+        let visited = fixture.opened.store.visit(b"", b"", &mut |other, _| {
+            before += usize::from(*other < key);
+            true
+        });
+        assert_eq!((visited.is_err(), before), (true, (500..1_000 + LARGE).filter(|n| member(*n) < key).count()));
+        if stage < 2 {
+            assert_eq!(fixture.store().holes().len(), 1);
+        }
+        let last = fixture.submit().expect("an entry");
+        fixture.wait_for(last);
+        if stage < 2 {
+            fixture.store().publish(last);
+        }
+        if stage == 1 {
+            moved(&mut fixture);
+        }
+        if stage == 2 {
+            drop(fixture);
+            fixture = Fixture::open(roomy(dir.path()), 2).expect("opens");
+        }
+        assert!(fixture.store().holes().contains_key(&key), "stage {stage}");
+        assert_eq!(fixture.opened.views.current().row(&key), Err(ReadError::Damaged(key.clone())));
+        repair(&mut fixture, &key, their_row(1_700));
+        assert!(fixture.store().holes().is_empty());
+        check_whole(&mut fixture);
+        moved(&mut fixture);
+        drop(fixture);
+        check_whole(&mut Fixture::open(roomy(dir.path()), 3).expect("opens: the sums are right"));
+    }
+}
+
+#[test]
+fn a_hole_that_is_not_repaired_outlives_the_move_and_the_sum_of_all_rows_can_be_told() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+    let key = member(2_345);
+    fixture.store().damage_aside(adoption.layer.expect("a layer"), &key);
+    fixture.adopt(adoption);
+    fixture.commit();
+    moved(&mut fixture);
+    drop(fixture);
+    let mut fixture = Fixture::open(roomy(dir.path()), 2).expect("opens");
+    assert!(fixture.store().holes().keys().eq([&key]));
+    repair(&mut fixture, &key, their_row(2_345));
+    check_whole(&mut fixture);
+}
+
+#[test]
+fn a_layer_repairs_a_hole_that_it_names() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+    let (gone, key) = (member(7), member(700));
+    fixture.store().damage(&gone);
+    fixture.store().damage(&key);
+    // The next checkpoint shows it.
+    fixture.write(|draft| atoll_crdt::sets::add(draft, &set("other").member("m").expect("valid")));
+    fixture.commit();
+    fixture.store().checkpoint();
+    for key in [&gone, &key] {
+        assert_eq!(fixture.opened.store.row(key), Err(ReadError::Damaged(key.clone())));
+    }
+    assert_eq!(fixture.store().holes().len(), 2);
+    let mut adoption = adoption;
+    adoption.context.join(&fixture.context);
+    fixture.adopt(adoption);
+    assert!(fixture.store().holes().keys().eq([&key]), "it was not in the layer");
+    assert_eq!(fixture.opened.store.row(&gone), Ok(None));
+    let last = fixture.submit().expect("an entry");
+    fixture.wait_for(last);
+    drop(fixture);
+    let _ = std::fs::remove_file(dir.path().join("sketch"));
+    let mut fixture = Fixture::open(roomy(dir.path()), 2).expect("opens: the sums are right");
+    let holes = fixture.store().holes();
+    assert!(holes.keys().eq([&key]), "{holes:?}");
+    assert_eq!(fixture.opened.store.row(&gone), Ok(None));
+}
+
+#[test]
+fn a_layer_that_needs_a_damaged_row_is_lost_and_the_process_goes_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, _) = with_layer(&roomy(dir.path()));
+    fixture.store().drop_aside();
+    let key = member(3);
+    fixture.store().damage(&key);
+    fixture.write(|draft| atoll_crdt::sets::add(draft, &set("other").member("m").expect("valid")));
+    fixture.commit();
+    fixture.store().checkpoint();
+    let pin = fixture.store().pin();
+    fixture.store().begin_aside(pin);
+    assert!(!fixture.store().aside_use().is_lost);
+    fixture.store().put_aside(vec![(key.clone(), Arc::new(Row::empty()))]);
+    let context = fixture.context.clone();
+    fixture.store().merge_aside(context.clone(), context);
+    wait(|| fixture.store().aside_use().is_lost.then_some(()));
+    assert_eq!(fixture.store().merged_aside(), None);
+    assert!(fixture.store().holes().keys().eq([&key]));
+    // Another one begins anew.
+    fixture.store().drop_aside();
+    let pin = fixture.store().pin();
+    fixture.store().begin_aside(pin);
+    fixture.store().put_aside(vec![(member(4), Arc::new(Row::empty()))]);
+    wait(|| fixture.store().over_aside());
+    assert!(!fixture.store().aside_use().is_lost);
+}
+
+#[test]
+fn files_made_anew_have_the_layer_that_is_adopted_and_the_one_that_an_entry_names() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+    let (layer, key) = (adoption.layer.expect("a layer"), member(1_700));
+    fixture.adopt(adoption);
+    let last = fixture.submit().expect("an entry");
+    fixture.wait_for(last);
+    let (named, adopted) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    copy(dir.path(), named.path());
+    fixture.store().damage_aside(layer, &key);
+    fixture.store().publish(last);
+    fixture.store().checkpoint();
+    copy(dir.path(), adopted.path());
+    drop(fixture);
+    for (copied, holes) in [(named, 0), (adopted, 1)] {
+        let config = roomy(copied.path());
+        let directory = Arc::new(Directory::open(&config.dir).expect("opens"));
+        let (engine, _) = Engine::open(&directory, 1 << 20, &config.digest_key).expect("opens");
+        salvage(engine, &directory, &config.digest_key).expect("made anew");
+        drop(directory);
+        let _ = std::fs::remove_file(config.dir.join("sketch"));
+        let mut fixture = Fixture::open(config, 2).expect("opens: the sums are right");
+        assert_eq!(fixture.store().holes().len(), holes);
+        if holes == 1 {
+            repair(&mut fixture, &key, their_row(1_700));
+        }
+        check_whole(&mut fixture);
+        moved(&mut fixture);
+        check_whole(&mut fixture);
+    }
 }
