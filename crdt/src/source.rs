@@ -6,10 +6,18 @@ use alloc::sync::Arc;
 
 /// Rows could not be read: the environment's fault. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("rows cannot be read: {0}")]
-pub struct ReadError(pub String);
+pub enum ReadError {
+    /// The storage failed (disk).
+    #[error("rows cannot be read: {0}")]
+    Failed(String),
+    /// What is stored of this row is damaged (disk). It is a *hole*: not known, and not absent; what else is stored can
+    /// be read.
+    #[error("the stored row {} is damaged", .0.as_bytes().escape_ascii())]
+    Damaged(RowKey),
+}
 
-/// A consistent view of rows.
+/// A consistent view of rows. A row that is damaged is never shown as absent, and never passed over: reading it, and
+/// visiting what it lies among, is an error that names it. What was visited before stands.
 pub trait RowSource {
     /// One row; `None` when nothing is live there.
     ///

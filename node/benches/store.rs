@@ -1,5 +1,5 @@
 //! Measures the store: `cargo bench -p atoll-node --bench store -- PART`, one part a process, so that memory and CPU are
-//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`, `pin`.
+//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`, `pin`, `adopt`.
 //!
 //! A plain program and no statistics library: what is measured is whole runs of a disk and several threads, where the
 //! spread between runs says more than any within one.
@@ -11,7 +11,7 @@ use atoll_crdt::{
 };
 use atoll_node::store::{NodeStore, Opened, StoreConfig, SyncMode};
 use atoll_replication::sketch::RowId;
-use atoll_replication::{Entry, Pinned, Position, Record, Store, row_changes};
+use atoll_replication::{Adoption, Aside, Entry, Pinned, Position, Record, Store, row_changes};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,7 +32,8 @@ fn main() {
         Some("read") => read(),
         Some("churn") => churn(),
         Some("pin") => pin(),
-        other => println!("one of commit, publish, open, memory, read, churn, pin; not {other:?}"),
+        Some("adopt") => adopt(),
+        other => println!("one of commit, publish, open, memory, read, churn, pin, adopt; not {other:?}"),
     }
 }
 
@@ -562,4 +563,63 @@ fn resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+}
+
+/// A million rows of a peer, taken over by a layer.
+fn adopt() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut writer = Writer::open(StoreConfig::new(dir.path()), 1);
+    writer.put(KEYS, &[7; VALUE_BYTES]);
+    writer.commit();
+    let begin = Instant::now();
+    let pin = writer.opened.store.pin();
+    writer.opened.store.begin_aside(pin);
+    let (peer, mut theirs, mut longest) = (ActorId::new(9), writer.context.clone(), Duration::ZERO);
+    for first in (0..KEYS).step_by(256) {
+        let rows = (first..(first + 256).min(KEYS)).map(|n| {
+            let dot = Dot::new(peer, n + 1);
+            theirs.include(dot);
+            let bytes = [7; VALUE_BYTES].as_slice().into();
+            let mut row = Row::empty();
+            row.put(dot, Payload::Value { at: Hlc::at_ms(1), content_type: "text/plain".into(), bytes });
+            (register(n), Arc::new(row))
+        });
+        let rows = rows.collect();
+        let put = Instant::now();
+        writer.opened.store.put_aside(rows);
+        longest = longest.max(put.elapsed());
+        while writer.opened.store.aside_use().waiting_bytes > 8 << 20 {
+            std::thread::yield_now();
+        }
+    }
+    println!("staged: {:.1} s; the longest call {:.0} us", begin.elapsed().as_secs_f64(), micros(longest));
+    let begin = Instant::now();
+    let context = writer.context.clone();
+    writer.opened.store.merge_aside(context, theirs.clone());
+    let merged = loop {
+        if let Some(merged) = writer.opened.store.merged_aside() {
+            break merged;
+        }
+        std::thread::yield_now();
+    };
+    println!("a pass over {} rows: {:.1} s", merged.rows, begin.elapsed().as_secs_f64());
+    let (cursor, rows, layer) = (VersionVector::new(), Vec::new(), Some(merged.layer));
+    let entry = Entry::Adopt(Arc::new(Adoption { context: theirs, cursor, rows, layer }));
+    let begin = Instant::now();
+    writer.opened.store.append(entry, Vec::new());
+    println!("the closing entry: {:.1} ms", micros(begin.elapsed()) / 1_000.0);
+    let begin = Instant::now();
+    writer.commit();
+    let mut longest = Duration::ZERO;
+    while writer.opened.store.is_moving_aside() {
+        let put = Instant::now();
+        writer.put(KEYS + 1, &[7; VALUE_BYTES]);
+        writer.commit();
+        longest = longest.max(put.elapsed());
+    }
+    println!(
+        "moved: {:.1} s; the longest write meanwhile {:.1} ms",
+        begin.elapsed().as_secs_f64(),
+        micros(longest) / 1_000.0
+    );
 }

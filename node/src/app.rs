@@ -165,7 +165,19 @@ pub enum AppError {
     Stopping,
     /// The storage failed, or a part of this program did (operator).
     #[error(transparent)]
-    Storage(#[from] ReadError),
+    Storage(ReadError),
+    /// A row is damaged here and not repaired yet (disk; try again, or another region).
+    #[error("a row that this needs is damaged here, and is being repaired from another node")]
+    Damaged,
+}
+
+impl From<ReadError> for AppError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(_) => Self::Damaged,
+            error @ ReadError::Failed(_) => Self::Storage(error),
+        }
+    }
 }
 
 impl From<Stopped> for AppError {
@@ -312,7 +324,7 @@ impl App {
         });
         match walked.await {
             Ok(result) => result.map_err(Into::into),
-            Err(panic) => Err(ReadError(panic.to_string()).into()),
+            Err(panic) => Err(ReadError::Failed(panic.to_string()).into()),
         }
     }
 
@@ -372,7 +384,8 @@ impl App {
             WriteError::Command(CommandError::OutOfRange) => AppError::OutOfRange,
             WriteError::Command(CommandError::Path(why)) => AppError::Path(why),
             WriteError::Command(CommandError::TooLarge) => RECORD_TOO_LARGE,
-            WriteError::Command(CommandError::Read(error)) => AppError::Storage(error),
+            WriteError::Command(CommandError::Read(error)) => error.into(),
+            WriteError::Damaged => AppError::Damaged,
         }
     }
 }

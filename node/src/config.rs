@@ -62,6 +62,8 @@ pub struct Config {
     pub sync: Sync,
     /// How much of the log is kept for peers that are away.
     pub log: Log,
+    /// How long reading and checking every stored row once takes; `None`: it is not done.
+    pub scrub_every: Option<Duration>,
     /// Bytes of rows kept in memory beyond what must be there.
     pub cache_bytes: u64,
     /// Bounds on what clients can make this node hold.
@@ -119,7 +121,7 @@ pub struct Log {
     pub retain_max_bytes: u64,
 }
 
-/// Bounds on what clients can make this node hold, and for how long. At a bound a request is refused as overloaded, or a
+/// Bounds on what clients and peers can make this node hold, and for how long. At a bound a request is refused as overloaded, or a
 /// connection is closed; both are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -141,6 +143,10 @@ pub struct Limits {
     pub waiting_reads: u32,
     /// Reads at once that walk many rows: pages, maps, listings.
     pub scans: u32,
+    /// Bytes of rows that taking a peer's state over holds in memory.
+    pub reconcile_memory: u64,
+    /// Bytes of rows that it builds on disk.
+    pub reconcile_disk: u64,
 }
 
 /// Why a configuration is refused. Nothing was started; the operator corrects the key that is named.
@@ -255,6 +261,7 @@ impl Config {
                 retain_max: values.duration("log.retain_max")?,
                 retain_max_bytes: values.bytes("log.retain_max_bytes", 1 << 20)?,
             },
+            scrub_every: values.duration_or_none("scrub.interval")?,
             cache_bytes: values.bytes("cache.bytes", 1 << 20)?,
             limits: Limits::from_values(values)?,
         })
@@ -280,6 +287,8 @@ impl Limits {
             quic_streams: values.integer("limits.quic_streams", 1..=1_024)?,
             waiting_reads: values.integer("limits.waiting_reads", 0..=1_000_000)?,
             scans: values.integer("limits.scans", 1..=1_024)?,
+            reconcile_memory: values.bytes("limits.reconcile_memory", 1 << 20)?,
+            reconcile_disk: values.bytes("limits.reconcile_disk", 64 << 20)?,
         })
     }
 }

@@ -61,6 +61,10 @@ pub struct StoreReading {
     pub segments_dropped: u64,
     /// Those of them that a member may still have asked for.
     pub segments_dropped_by_cap: u64,
+    /// Rows that the scrubber has read.
+    pub scrub_rows: u64,
+    /// Those of them that were damaged.
+    pub scrub_failures: u64,
 }
 
 /// The listeners that clients and operators connect to.
@@ -291,10 +295,12 @@ impl Asking {
             ("given_up", counts.sessions_given_up),
             ("too_large", counts.sessions_too_large),
             ("granted", counts.sessions_granted),
+            ("resumed", counts.sessions_resumed),
+            ("on_disk", counts.sessions_on_disk),
         ];
         let sessions = sessions.into_iter().map(|(outcome, count)| (Outcome { outcome }, count));
-        let help =
-            "Reconciliations: those in which this node took state over, by how they ended, and those granted to peers";
+        let help = "Reconciliations: those in which this node took state over, by how they ended, and of these those that \
+                    went on with what one before had left or were built on disk; and those granted to peers";
         counters(out, "reconciliations", help, sessions)?;
         counter(out, "rows_adopted", "Rows that reconciliations changed here", counts.rows_adopted)?;
         counter(out, "proofs", "Comparisons of roots with a peer that holds the same", counts.proofs)?;
@@ -304,9 +310,12 @@ impl Asking {
         counter(out, "contradictions", help, counts.contradictions)?;
         let help = "Peers that digest rows under another secret: the first CA certificate in their file is another one";
         counter(out, "foreign_digests", help, counts.foreign_digests)?;
+        let help = "Rows that are damaged here and were not repaired yet";
+        gauge(out, "holes", help, None, snapshot.holes as f64)?;
+        counter(out, "rows_repaired", "Damaged rows that were repaired from peers", counts.rows_repaired)?;
         let skew = snapshot.clock_skew_ms.unwrap_or(0) as f64 / 1_000.0;
         gauge(out, "clock_skew", "This clock's distance from the peers' median", Some(&Unit::Seconds), skew)?;
-        let help = "Actors whose records wait: stamped too far ahead of this clock, or killing what their writer cannot have seen";
+        let help = "Actors whose records wait: stamped too far ahead of this clock, killing what their writer cannot have seen, or touching a damaged row";
         gauge(out, "parked_actors", help, None, snapshot.parked_actors as f64)?;
         let help = "Bytes of records held back because something before them is missing";
         gauge(out, "pending", help, Some(&Unit::Bytes), snapshot.pending_bytes as f64)?;
@@ -324,6 +333,8 @@ impl Asking {
         counter(out, "log_segments_dropped", "Segments of the log that were dropped", reading.segments_dropped)?;
         let help = "Segments of the log that were dropped although a member may lack what is in them";
         counter(out, "log_segments_dropped_by_cap", help, reading.segments_dropped_by_cap)?;
+        counter(out, "scrub_rows", "Rows that the scrubber has read", reading.scrub_rows)?;
+        counter(out, "scrub_failures", "Those of them that were damaged", reading.scrub_failures)?;
         if reading.commits.is_empty() {
             return Ok(());
         }
@@ -401,6 +412,8 @@ mod tests {
                 log_bytes: 7 << 20,
                 segments_dropped: 4,
                 segments_dropped_by_cap: 1,
+                scrub_rows: 9,
+                scrub_failures: 2,
             }),
             peer_faults: Box::new(|| vec![("frame", 2)]),
             peer_sent: Box::new(|| vec![crate::peer::Sent { kind: "root", messages: 3, bytes: 120 }]),
@@ -443,6 +456,10 @@ mod tests {
             "atoll_log_bytes 7340032",
             "atoll_log_segments_dropped_total 4",
             "atoll_log_segments_dropped_by_cap_total 1",
+            "atoll_scrub_rows_total 9",
+            "atoll_scrub_failures_total 2",
+            "atoll_holes 0",
+            "atoll_rows_repaired_total 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -236,6 +236,8 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 log_bytes: log.log_bytes(),
                 segments_dropped: log.segments_dropped(),
                 segments_dropped_by_cap: log.segments_dropped_by_cap(),
+                scrub_rows: log.scrub_rows(),
+                scrub_failures: log.scrub_failures(),
             }
         }),
         peer_sent: Box::new({
@@ -318,6 +320,7 @@ fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
             max: config.log.retain_max,
             max_bytes: config.log.retain_max_bytes,
         },
+        scrub_every: config.scrub_every,
         dir: config.data_dir.clone(),
         cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         sync: match config.sync {
@@ -337,7 +340,11 @@ fn replica_config(config: &Config, tls: Option<&Tls>, found: bool) -> atoll_repl
         seeds: config.seeds.len() as u32,
         digests: digest_key(config, tls).name(),
         found,
-        limits: Limits::default(),
+        limits: Limits {
+            reconcile_memory: usize::try_from(config.limits.reconcile_memory).unwrap_or(usize::MAX),
+            reconcile_disk: config.limits.reconcile_disk,
+            ..Limits::default()
+        },
     }
 }
 
@@ -437,6 +444,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
             .collect(),
         counts: replica.counts(),
         verification: replica.verification().cloned(),
+        holes: replica.holes(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
         draining: replica.fence() == Some(Fence::Draining),

@@ -5,10 +5,13 @@
 
 use crate::adoption::Adoption;
 use crate::record::Record;
+use crate::store::Holes;
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{Dot, Op, ReadError, Row, RowKey, RowSource, VersionVector};
+use core::ops::Bound;
 
 /// The clocks of a node, which are never one: what is applied, and where to go on pulling.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Clocks {
 pub struct RowChange {
     /// Which row.
     pub key: RowKey,
-    /// What it held; `None` when nothing.
+    /// What it held; `None` when nothing. The empty row: it is a hole, and what it held is not known.
     pub before: Option<Arc<Row>>,
     /// What it holds now. The empty row is one that is gone.
     pub after: Arc<Row>,
@@ -60,6 +63,12 @@ impl RowChange {
     #[must_use]
     pub fn rows(&self) -> i64 {
         i64::from(!self.after.is_empty()) - i64::from(self.before.is_some())
+    }
+
+    /// Whether it fills a hole.
+    #[must_use]
+    pub fn is_repair(&self) -> bool {
+        self.before.as_deref().is_some_and(Row::is_empty)
     }
 }
 
@@ -82,8 +91,67 @@ impl Changing {
 /// What `record` makes of the rows of a node whose context is `context`.
 ///
 /// # Errors
-/// The storage failed.
+/// The storage failed, or a row that it touches is damaged.
 pub fn row_changes(record: &Record, context: &VersionVector, source: &dyn RowSource) -> Result<RowChanges, ReadError> {
+    changes(record, context, source, &mut |hole| Err(ReadError::Damaged(hole)))
+}
+
+/// The same for a record that was applied before a crash. Rows that are damaged now cannot be brought to where they were:
+/// they are named beside the changes, and stay unknown.
+///
+/// # Errors
+/// The storage failed.
+pub fn replayed_changes(
+    record: &Record,
+    context: &VersionVector,
+    source: &dyn RowSource,
+) -> Result<(RowChanges, Vec<RowKey>), ReadError> {
+    let mut holes = Vec::new();
+    let changes = changes(record, context, source, &mut |hole| {
+        holes.push(hole);
+        Ok(())
+    })?;
+    Ok((changes, holes))
+}
+
+/// Whether a record may touch one of these rows.
+pub(crate) fn touches(record: &Record, holes: &Holes) -> bool {
+    !holes.is_empty()
+        && record.ops.iter().any(|op| match op {
+            Op::Row(op) => holes.contains_key(&op.key),
+            Op::Clear(clear) => {
+                let mut from = holes.range::<[u8], _>((Bound::Included(&*clear.prefix), Bound::Unbounded));
+                from.next().is_some_and(|(key, _)| key.as_bytes().starts_with(&clear.prefix))
+            }
+        })
+}
+
+/// Visits rows as [`RowSource::visit`] does, and goes on behind damaged ones, which it tells to `hole`.
+pub(crate) fn visit_known(
+    source: &dyn RowSource,
+    prefix: &[u8],
+    from: &[u8],
+    hole: &mut dyn FnMut(RowKey) -> Result<(), ReadError>,
+    visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+) -> Result<(), ReadError> {
+    let mut from = from.to_vec();
+    loop {
+        match source.visit(prefix, &from, visitor) {
+            Err(ReadError::Damaged(key)) => {
+                from = [key.as_bytes(), &[0]].concat();
+                hole(key)?;
+            }
+            visited => return visited,
+        }
+    }
+}
+
+fn changes(
+    record: &Record,
+    context: &VersionVector,
+    source: &dyn RowSource,
+    hole: &mut dyn FnMut(RowKey) -> Result<(), ReadError>,
+) -> Result<RowChanges, ReadError> {
     // A2
     if context.covers(record.dot) {
         return Ok(Vec::new());
@@ -92,7 +160,7 @@ pub fn row_changes(record: &Record, context: &VersionVector, source: &dyn RowSou
     for op in &record.ops {
         match op {
             Op::Clear(clear) => {
-                source.visit(&clear.prefix, &clear.prefix, &mut |key, row| {
+                visit_known(source, &clear.prefix, &clear.prefix, hole, &mut |key, row| {
                     if row.dots().any(|dot| clear.context.covers(dot)) {
                         let row = changed.entry(key.clone()).or_insert_with(|| Changing::from(Some(Arc::clone(row))));
                         row.now.clear(&clear.context);
@@ -102,10 +170,15 @@ pub fn row_changes(record: &Record, context: &VersionVector, source: &dyn RowSou
             }
             Op::Row(op) => {
                 let row = match changed.entry(op.key.clone()) {
-                    alloc::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                    alloc::collections::btree_map::Entry::Vacant(entry) => {
-                        entry.insert(Changing::from(source.row(&op.key)?))
-                    }
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => match source.row(&op.key) {
+                        Ok(row) => entry.insert(Changing::from(row)),
+                        Err(ReadError::Damaged(key)) => {
+                            hole(key)?;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    },
                 };
                 op.apply(record.dot, &mut row.now);
             }

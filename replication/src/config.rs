@@ -64,8 +64,16 @@ pub struct Limits {
     pub reconcile_idle: Duration,
     /// How long comparing one member may take, catching up with it included, before it is told as not compared.
     pub verify_peer: Duration,
-    /// Bytes of rows held aside during a reconciliation. One that needs more is given up.
-    pub staged_bytes: usize,
+    /// Bytes of rows and keys that a reconciliation holds in memory; what is more goes to disk. More makes the pause at the
+    /// end of a session longer that needs no disk.
+    pub reconcile_memory: usize,
+    /// Bytes of rows that a reconciliation holds on disk. One that needs more is given up.
+    pub reconcile_disk: u64,
+    /// Rows that changed while a difference was built on disk and are merged by the closing entry itself: bounds its pause.
+    /// While more have changed, another pass comes first.
+    pub closing_rows: usize,
+    /// How long the rows of a session that was cut off are kept for the next one.
+    pub resume_within: Duration,
     /// Peers that may take this node's state over at once; each pins a snapshot.
     pub sources: usize,
     /// Between two roots told to a peer that holds the same.
@@ -97,7 +105,10 @@ impl Default for Limits {
             reconcile_after: Duration::from_millis(500),
             reconcile_idle: Duration::from_secs(30),
             verify_peer: Duration::from_secs(60),
-            staged_bytes: 1 << 30,
+            reconcile_memory: 8 << 20,
+            reconcile_disk: 64 << 30,
+            closing_rows: 1_024,
+            resume_within: Duration::from_secs(600),
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),

@@ -74,6 +74,9 @@ pub enum WriteError {
     /// This node is still joining.
     #[error("this node is joining and has not caught up")]
     NotReady,
+    /// A row that the write needs is damaged here and not repaired yet (disk; retry, or ask another region).
+    #[error("a row that this needs is damaged here, and is being repaired from another node")]
+    Damaged,
     /// Too many writes wait already (retry).
     #[error("too many writes are waiting")]
     Overloaded,

@@ -4,6 +4,7 @@
 //! to this build is not opened.
 
 use crate::adoption::Adoption;
+use crate::aside::LayerId;
 use crate::record::RecordBytes;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -54,7 +55,13 @@ impl Entry {
                 writer.raw(record.as_bytes());
             }
             Self::Adopt(adoption) => {
-                writer.byte(4);
+                match adoption.layer {
+                    None => writer.byte(4),
+                    Some(layer) => {
+                        writer.byte(5);
+                        writer.number(layer.0);
+                    }
+                }
                 adoption.encode(&mut writer);
             }
         }
@@ -75,7 +82,11 @@ impl Entry {
             }),
             2 => Self::Ceiling(Hlc::from_bits(input.number()?)),
             3 => return RecordBytes::check(input.rest().into()).map(Self::Record),
-            4 => Self::Adopt(Arc::new(Adoption::decode(&mut input)?)),
+            4 => Self::Adopt(Arc::new(Adoption::decode(None, &mut input)?)),
+            5 => {
+                let layer = LayerId(input.number()?);
+                Self::Adopt(Arc::new(Adoption::decode(Some(layer), &mut input)?))
+            }
             value => return Err(DecodeError::Unknown { what: "journal entry", value }),
         };
         input.finish()?;

@@ -23,6 +23,7 @@ extern crate alloc;
 
 mod adoption;
 mod apply;
+mod aside;
 mod command;
 mod config;
 mod effect;
@@ -46,7 +47,8 @@ mod waits;
 pub mod wire;
 
 pub use adoption::Adoption;
-pub use apply::{Clocks, RowChange, RowChanges, row_changes};
+pub use apply::{Clocks, RowChange, RowChanges, replayed_changes, row_changes};
+pub use aside::{Aside, AsideUse, LayerId, Merged};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
 pub use effect::{
@@ -55,10 +57,10 @@ pub use effect::{
 pub use entry::{Entry, Start};
 pub use link::LogState;
 pub use names::{NameError, NodeName, RegionName};
-pub use reconcile::message::{Open, Reconcile, RowState, SessionId, Span, States, Step};
+pub use reconcile::message::{Holes as OpenHoles, Open, OpenMore, Reconcile, RowState, SessionId, Span, States, Step};
 pub use record::{RECORD_BYTES_MAX, Record, RecordBytes};
 pub use replica::{Excerpt, Imported, Replica};
 pub use roster::{Fence, Member, Membership};
 pub use status::{Contradiction, Counts, LinkState, LinkStatus, PeerVerdict, Readiness, Verification};
-pub use store::{Pinned, Position, Recovered, Store};
+pub use store::{HOLES_MAX, Holes, Pinned, Position, Recovered, Store};
 pub use time::{Instant, Now};

@@ -32,13 +32,19 @@ pub enum Mutant {
     LostByCursor,
     /// A reconciliation raises the cursor of no actor.
     KeepCursor,
+    /// Rows of a layer hold although they changed here while it was built.
+    LayerOverNewer,
+    /// A source sends a resumed session only what the receiver's context lacks.
+    PartsForResumed,
     /// Peers go on from what the context covers, not from where the cursor is.
     PullFromContext,
+    /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
+    RepairFromBehind,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -51,7 +57,10 @@ impl Mutant {
         Self::AdoptLostOnly,
         Self::LostByCursor,
         Self::KeepCursor,
+        Self::LayerOverNewer,
+        Self::PartsForResumed,
         Self::PullFromContext,
+        Self::RepairFromBehind,
     ];
 }
 

@@ -18,8 +18,8 @@ use atoll_crdt::{ActorId, Dot, VersionVector, codec::DecodeError};
 struct Queue {
     records: BTreeMap<u64, (RecordBytes, Record)>,
     bytes: usize,
-    /// Its next record is not to be believed: stamped too far ahead of this node's clock, or killing what its writer
-    /// cannot have seen.
+    /// Its next record cannot be applied yet: it is not to be believed (stamped too far ahead of this node's clock, or
+    /// killing what its writer cannot have seen), or touches a damaged row.
     parked: bool,
     /// When something was last added or taken out.
     moved_at: Instant,
@@ -126,6 +126,24 @@ impl Pending {
         Some((bytes, record))
     }
 
+    /// Takes back what was handed out and could not be applied: a row that it touches is damaged. It waits at its place.
+    pub(crate) fn put_back(&mut self, bytes: RecordBytes, record: Record, now: Instant) {
+        let dot = record.dot;
+        let queue = self.queues.entry(dot.actor).or_insert_with(|| Queue {
+            records: BTreeMap::new(),
+            bytes: 0,
+            parked: true,
+            moved_at: now,
+            // Whom to ask for what it builds on: nobody, since that is here.
+            from: LinkId(u64::MAX),
+        });
+        let size = bytes.as_bytes().len();
+        if queue.records.insert(dot.seq, (bytes, record)).is_none() {
+            queue.bytes += size;
+            self.bytes += size;
+        }
+    }
+
     /// Forgets what was applied by another way, or dropped from before the cursor.
     pub(crate) fn forget_applied(&mut self, clocks: &Clocks) {
         for (actor, queue) in &mut self.queues {
@@ -178,7 +196,7 @@ impl Pending {
         self.queues.get(&dot.actor).is_some_and(|queue| queue.records.contains_key(&dot.seq))
     }
 
-    /// Actors whose stream waits because of a record that is not to be believed.
+    /// Actors whose stream waits because of a record that is not to be believed, or touches a damaged row.
     pub(crate) fn parked(&self) -> Vec<ActorId> {
         self.queues.iter().filter(|(_, queue)| queue.parked).map(|(actor, _)| *actor).collect()
     }

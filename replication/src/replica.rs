@@ -10,19 +10,20 @@
 //! leave for peers before they are durable, which is safe because no actor is ever used again (S4).
 //!
 //! **What is not here.** Choosing the actor's number, the disk, the sockets: the driver. Conversations with peers:
-//! [`peers`], [`reconcile`].
+//! [`peers`], [`reconcile`], [`sources`].
 
 mod check;
 mod export;
 mod peers;
 mod reconcile;
 mod reports;
+mod sources;
 mod verify;
 mod writes;
 
 pub use export::{Excerpt, Imported};
 
-use crate::apply::{Clocks, row_changes};
+use crate::apply::{Clocks, row_changes, touches};
 use crate::config::Config;
 use crate::effect::{Effect, Input, LinkId, RequestId, SeedIndex, WriteOutcome};
 use crate::entry::{Entry, Start};
@@ -31,15 +32,18 @@ use crate::levels::Levels;
 use crate::link::{Link, LogState};
 use crate::names::NodeName;
 use crate::pending::Pending;
+use crate::reconcile::message::{Open, SessionId};
 use crate::reconcile::receiver::Receiver;
 use crate::reconcile::source::Source;
+use crate::reconcile::staging::Staging;
 use crate::record::{Record, RecordBytes};
 use crate::roster::Roster;
 use crate::status::{Counts, Readiness};
-use crate::store::{Position, Recovered, Store};
+use crate::store::{Holes, Position, Recovered, Store};
 use crate::time::{Instant, Now};
 use crate::waits::Waits;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, Hlc, HlcClock, Payload, ReadError, Row, VersionVector, check_not_ahead};
 
@@ -66,6 +70,15 @@ enum Unapplied {
 struct Lack {
     seq: u64,
     ask_at: Instant,
+}
+
+/// What a session left when it was cut off, for the next one.
+#[derive(Debug)]
+struct Kept {
+    staging: Staging,
+    since: Instant,
+    /// How far it was, of a thousand.
+    permille: u64,
 }
 
 /// Where a node without data stands.
@@ -123,8 +136,17 @@ pub struct Replica {
     held_by: BTreeMap<NodeName, VersionVector>,
     /// The session in which this node takes state over.
     receiving: Option<Receiver>,
+    /// What the last session left.
+    kept: Option<Kept>,
+    /// A layer that nobody goes on with is to be dropped.
+    aside_unwanted: bool,
     /// Sessions in which peers do.
     sources: BTreeMap<LinkId, Source>,
+    /// Openings of peers with damaged rows, until this node covers what those held.
+    early: BTreeMap<LinkId, (SessionId, Arc<Open>)>,
+    /// Damaged rows, and the context at which the last of them was found: nothing beyond it touches them (C5).
+    holes: Arc<Holes>,
+    holes_context: VersionVector,
     next_session: u64,
     /// Since when no peer could send what is lacking.
     lost_since: Option<Instant>,
@@ -193,7 +215,12 @@ impl Replica {
             log: LogState::default(),
             held_by: BTreeMap::new(),
             receiving: None,
+            kept: None,
+            aside_unwanted: false,
             sources: BTreeMap::new(),
+            early: BTreeMap::new(),
+            holes: Arc::default(),
+            holes_context: VersionVector::new(),
             next_session: 0,
             lost_since: None,
             failed: (0, None),
@@ -205,6 +232,7 @@ impl Replica {
             now,
         };
         replica.refresh_log(store);
+        replica.notice_holes(store);
         Ok(replica)
     }
 
@@ -257,10 +285,16 @@ impl Replica {
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
-        if let Some(receiver) = &mut self.receiving {
-            receiver.changed(rows.iter().map(|change| &change.key));
-        }
+        let staging = self.receiving.as_mut().map(|receiver| &mut receiver.staging);
+        let staging = staging.or_else(|| self.kept.as_mut().map(|kept| &mut kept.staging));
+        let changed: Vec<_> = match staging {
+            Some(_) => rows.iter().map(|change| change.key.clone()).collect(),
+            None => Vec::new(),
+        };
         let position = store.append(Entry::Record(bytes), rows);
+        if let Some(staging) = staging {
+            staging.changed(changed.into_iter(), &self.config.limits, store);
+        }
         self.clocks.record(record.dot);
         self.cursor_moved(record.dot.actor);
         self.appended.push_back((position, Unapplied::Record(record.dot)));
@@ -277,11 +311,15 @@ impl Replica {
         let wall_ms = self.now.wall_ms;
         let mut applied = false;
         while let Some((bytes, record)) = self.pending.next(&self.clocks, |record, context| {
-            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context)
+            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context) && !touches(record, &self.holes)
         }) {
             // The stamp was just found believable, so it moves the clock.
             let _ = self.clock.observe(record.at, wall_ms);
-            self.append_record(&record, bytes, store)?;
+            if let Err(error) = self.append_record(&record, bytes.clone(), store) {
+                self.known_hole(error, store)?;
+                self.pending.put_back(bytes, record, self.now.instant);
+                continue;
+            }
             self.counts.applied += 1;
             self.counts.last_applied = Some(record.dot);
             applied = true;
@@ -293,6 +331,30 @@ impl Replica {
             self.context_grew(store, out)?;
         }
         Ok(())
+    }
+
+    /// Takes in which rows the store has found damaged.
+    fn notice_holes(&mut self, store: &mut dyn Store) {
+        let holes = store.holes();
+        if !Arc::ptr_eq(&holes, &self.holes) {
+            if holes.keys().any(|key| !self.holes.contains_key(key)) {
+                self.holes_context.clone_from(&self.clocks.context);
+            }
+            self.holes = holes;
+        }
+    }
+
+    /// A read failed: a damaged row is known from now on and waits to be repaired, unless it can be read again, because it
+    /// was written anew since, say.
+    ///
+    /// # Errors
+    /// Any other failure of the storage.
+    fn known_hole(&mut self, error: ReadError, store: &mut dyn Store) -> Result<(), ReadError> {
+        self.notice_holes(store);
+        match &error {
+            ReadError::Damaged(key) if self.holes.contains_key(key) || store.row(key).is_ok() => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// What waited for the context goes on.
@@ -365,6 +427,7 @@ impl Replica {
 
     fn on_tick(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         self.raise_ceiling_if_needed(store);
+        self.notice_holes(store);
         self.time_out(out);
         self.tick_links(out);
         self.tick_prove(&*store, out);
@@ -380,10 +443,11 @@ impl Replica {
     }
 
     fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
+        self.settle_session(store, out)?;
         self.tell_durable(out);
         self.ask_for_lacking(out);
         self.send_records(store, out)?;
-        self.send_states(out)
+        self.send_states(store, out)
     }
 
     /// Whether records of `actor` are this disk's to send.
@@ -444,6 +508,11 @@ impl Replica {
         match &self.phase {
             Phase::Asking(_) => Readiness::Asking,
             Phase::Joining(target) => {
+                let left = self.kept.as_ref().map(|kept| kept.permille);
+                if let Some(permille) = self.receiving.as_ref().map(Receiver::permille).or(left) {
+                    // By rows; it is not done before its closing entry.
+                    return Readiness::Joining { percent: (permille / 10).min(99) as u8 };
+                }
                 let total: u128 = target.iter().map(|dot| u128::from(dot.seq)).sum();
                 let held: u128 =
                     target.iter().map(|dot| u128::from(dot.seq.min(self.clocks.context.get(dot.actor)))).sum();

@@ -148,10 +148,18 @@ pub struct Counts {
     pub sessions_given_up: u64,
     /// Of these, those that needed more room aside than there may be: an alarm.
     pub sessions_too_large: u64,
+    /// Sessions that took up what one before had left when it was cut off.
+    pub sessions_resumed: u64,
+    /// Sessions that were built on disk and taken over to the end.
+    pub sessions_on_disk: u64,
+    /// Passes over rows on disk, beyond the first of each session: as many had changed meanwhile.
+    pub further_passes: u64,
     /// Reconciliations that this node granted to peers.
     pub sessions_granted: u64,
     /// Rows that reconciliations changed here.
     pub rows_adopted: u64,
+    /// Damaged rows of this node that were repaired from peers.
+    pub rows_repaired: u64,
     /// Comparisons of this node's root with a peer's at equal contexts.
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.

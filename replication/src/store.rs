@@ -5,9 +5,11 @@
 //! [`crate::Input::Synced`] with its position, and a crash keeps a prefix of the entries.
 
 use crate::apply::{Clocks, RowChanges};
+use crate::aside::Aside;
 use crate::entry::{Entry, Start};
 use crate::record::RecordBytes;
 use crate::sketch::{Cell, RowId, Sketch};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Hlc, ReadError, Row, RowKey, RowSource, VersionVector};
@@ -16,9 +18,19 @@ use atoll_crdt::{ActorId, Hlc, ReadError, Row, RowKey, RowSource, VersionVector}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position(pub u64);
 
+/// Rows that are damaged, with their ids: neither known nor absent. Reading one is [`ReadError::Damaged`].
+pub type Holes = BTreeMap<RowKey, RowId>;
+
+/// Holes that a store may have: one with more is no store any more, and its node takes everything over anew.
+pub const HOLES_MAX: usize = 100_000;
+
 /// The journal and the rows behind one trait.
-pub trait Store: RowSource {
-    /// Appends one entry; `rows` is what it makes of the rows it touches. From now on reads show it.
+///
+/// A change whose `before` is the empty row fills a hole: what that held is not known. The sketch has for a hole what it
+/// had for the row, so that it is that of the rows again when the hole is filled.
+pub trait Store: RowSource + Aside {
+    /// Appends one entry; `rows` is what it makes of the rows it touches, beside those of a layer that it names: where both
+    /// mention a key, `rows` holds. From now on reads show it.
     fn append(&mut self, entry: Entry, rows: RowChanges) -> Position;
 
     /// Records of `actor` from `from` on, in order without a gap, at least one if there is one and else as many as fit
@@ -38,6 +50,12 @@ pub trait Store: RowSource {
     /// The sum over all rows as of the last position that was reported as synced.
     fn synced_root(&self) -> Cell;
 
+    /// The rows that were found damaged and are not repaired. Another list than the last one whenever it has changed.
+    fn holes(&mut self) -> Arc<Holes>;
+
+    /// Has every row read, soon, so that what is damaged becomes a hole.
+    fn scrub(&self);
+
     /// The state as it is now, entries that are not synced included, to be read while the store goes on.
     fn pin(&mut self) -> Arc<dyn Pinned>;
 }
@@ -46,6 +64,9 @@ pub trait Store: RowSource {
 pub trait Pinned: RowSource + core::fmt::Debug + Send + Sync {
     /// The sketch of exactly these rows.
     fn sketch(&self) -> &Sketch;
+
+    /// How many rows there are.
+    fn rows(&self) -> u64;
 
     /// Visits, in any order, every row whose id is among `ids`, which are ascending. Cost: in proportion to `ids`.
     ///

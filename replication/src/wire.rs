@@ -499,15 +499,26 @@ mod tests {
         fresh.put(Dot::new(ActorId::new(7), 1), atoll_crdt::Payload::Flag(true));
         let rows = alloc::vec![crate::RowState { key: key.clone(), fresh, kept: vector.iter().collect() }];
         let opening = crate::sketch::Opening::of(&sketch, 12, 1);
+        let holes = crate::OpenHoles { ids: ids.clone(), context: vector.clone() };
+        let more = crate::OpenMore { whole: true, holes };
+        let open =
+            |more| crate::Open { context: vector.clone(), cursor: vector.clone(), opening: opening.clone(), more };
+        let states = |span, checked| Step::States(crate::States { span, rows: rows.clone(), checked });
         let steps = [
-            Step::Open(Arc::new(crate::Open { context: vector.clone(), cursor: vector.clone(), opening })),
-            Step::Accept { context: vector.clone(), lost: vector.clone() },
+            Step::Open(Arc::new(open(None))),
+            Step::Open(Arc::new(open(Some(more)))),
+            Step::Accept { context: vector.clone(), lost: vector.clone(), rows: None },
+            Step::Accept { context: vector.clone(), lost: vector.clone(), rows: Some(7) },
+            Step::Taken(3),
             Step::Cells(sketch.prefix().cells()[..2].into()),
             Step::More { from: 2, to: 5 },
             Step::Want(ids.clone().into()),
             Step::WantAll,
-            Step::States(crate::States { span: crate::Span::Ids(ids), rows: rows.clone() }),
-            Step::States(crate::States { span: crate::Span::Keys(None, Some(key)), rows }),
+            states(crate::Span::Ids(ids.clone()), false),
+            states(crate::Span::Ids(ids.clone()), true),
+            states(crate::Span::Holes(ids), true),
+            states(crate::Span::Keys(None, Some(key.clone())), false),
+            states(crate::Span::Keys(None, Some(key)), true),
             Step::Close,
             Step::Abort,
             Step::GiveUp,
@@ -521,6 +532,26 @@ mod tests {
         for message in samples() {
             assert_eq!(back(&frame(&message)), Ok(message));
         }
+    }
+
+    /// Peers of the first version read these bytes.
+    #[test]
+    fn steps_of_the_first_version_have_its_codes_and_nothing_more() {
+        let vector: VersionVector = [Dot::new(ActorId::new(7), 3)].into_iter().collect();
+        let bytes = |message: &Message| {
+            let Message::Reconcile(message) = message else { panic!("{message:?}") };
+            let mut out = Writer::new();
+            message.encode(&mut out);
+            out.into_bytes()
+        };
+        let codes: Vec<u8> = reconciliation(&vector).iter().map(|message| bytes(message)[3]).collect();
+        assert_eq!(codes, [1, 11, 2, 12, 14, 3, 4, 5, 6, 7, 13, 13, 7, 13, 8, 9, 10]);
+        let step = Step::Accept { context: vector.clone(), lost: vector.clone(), rows: None };
+        let accept = Message::Reconcile(Reconcile { session: crate::SessionId(3), grant: 4, place: 5, step });
+        let mut body = Writer::new();
+        vector.encode(&mut body);
+        vector.encode(&mut body);
+        assert_eq!(bytes(&accept), [&[3, 4, 5, 2], body.as_bytes()].concat());
     }
 
     #[test]
@@ -553,7 +584,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..19, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..25, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
             let mut bytes = frame(&samples()[which]);
             let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
             bytes[at] = byte;

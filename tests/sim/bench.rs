@@ -44,15 +44,19 @@ pub(super) fn put() -> Command {
 
 impl Bench {
     pub(super) fn new(seeds: u32) -> Self {
-        Self::begin("me", "here", ME, seeds)
+        Self::begin("me", "here", ME, seeds, Limits::default())
+    }
+
+    pub(super) fn with_limits(seeds: u32, limits: Limits) -> Self {
+        Self::begin("me", "here", ME, seeds, limits)
     }
 
     /// A node without seeds, of this name.
     pub(super) fn named(node: &str, home: &str, actor: ActorId) -> Self {
-        Self::begin(node, home, actor, 0)
+        Self::begin(node, home, actor, 0, Limits::default())
     }
 
-    fn begin(node: &str, home: &str, actor: ActorId, seeds: u32) -> Self {
+    fn begin(node: &str, home: &str, actor: ActorId, seeds: u32, limits: Limits) -> Self {
         let config = Config {
             cluster: "t".into(),
             node: name(node),
@@ -61,7 +65,7 @@ impl Bench {
             seeds,
             digests: 1,
             found: false,
-            limits: Limits::default(),
+            limits,
         };
         let mut store = MemStore::default();
         let recovered = store.crash(0);

@@ -6,6 +6,7 @@
 
 mod bench;
 mod decoders;
+mod holes;
 mod membership;
 mod protocol;
 mod sessions;

@@ -4,7 +4,7 @@ use crate::bench::{Bench, LINK, ME, WALL_MS, ended, register, vector};
 use atoll_crdt::{ActorId, Dot, Hlc, Payload, Row, VersionVector};
 use atoll_replication::wire::Message;
 use atoll_replication::{
-    DisconnectReason, Effect, Limits, LinkId, LogState, Reconcile, RowState, SessionId, Span, States, Step,
+    DisconnectReason, Effect, Limits, LinkId, LogState, Readiness, Reconcile, RowState, SessionId, Span, States, Step,
 };
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn opening(effects: &[Effect]) -> Option<SessionId> {
 }
 
 fn accept() -> Step {
-    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]) }
+    Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: Some(1) }
 }
 
 /// All rows of the peer: one, put by this dot.
@@ -37,7 +37,7 @@ fn only_row(dot: Dot) -> Step {
     let bytes = b"theirs".as_slice().into();
     fresh.put(dot, Payload::Value { at: Hlc::at_ms(WALL_MS), content_type: "text/plain".into(), bytes });
     let row = RowState { key: register().row(), fresh, kept: Vec::new() };
-    Step::States(States { span: Span::Keys(None, None), rows: vec![row] })
+    Step::States(States { span: Span::Keys(None, None), rows: vec![row], checked: true })
 }
 
 /// Says steps in their places.
@@ -98,7 +98,7 @@ fn a_session_in_which_nothing_moves_is_given_up() {
 
 #[test]
 fn a_source_that_says_what_cannot_be_is_refused_and_nothing_is_applied() {
-    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost) };
+    let told = |context: &[_], lost: &[_]| Step::Accept { context: vector(context), lost: vector(lost), rows: Some(1) };
     let lies: [(&str, Vec<Step>, DisconnectReason); 4] = [
         ("rows beyond its context", vec![accept(), only_row(Dot::new(THIRD, 6))], DisconnectReason::Protocol),
         ("cursors beyond its context", vec![told(&[(THIRD, 5)], &[(THIRD, 6)])], DisconnectReason::Protocol),
@@ -144,4 +144,99 @@ fn after_a_failure_another_peer_is_asked_and_failures_in_a_row_are_ever_further_
     bench.say(Message::Ping { sent_us: 1 });
     assert_eq!(asked(&bench.wait(pause * 3)), None);
     assert_eq!(asked(&bench.wait(pause)).map(|(link, _)| link), Some(LINK));
+}
+
+/// Everything of a session goes to disk.
+fn on_disk() -> Bench {
+    Bench::with_limits(0, Limits { reconcile_memory: 0, ..Limits::default() })
+}
+
+fn whole(effects: &[Effect]) -> Option<bool> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::Open(open), .. })) => {
+            open.more.as_ref().map(|more| more.whole)
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn what_a_cut_off_session_left_on_disk_is_compared_by_the_next_which_wants_whole_rows() {
+    let mut bench = on_disk();
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Abort)]);
+    assert!(holds_nothing(&bench));
+    // Its rows are on their way to the disk when the pause is over, and there a tick later.
+    let pause = Limits::default().reconcile_after;
+    assert_eq!(opening(&bench.wait(pause * 2)), None);
+    let effects = bench.wait(Duration::from_millis(50));
+    assert_eq!((whole(&effects), bench.replica.counts().sessions_resumed), (Some(true), 1));
+    let session = opening(&effects).expect("a session is opened");
+    // The peer finds that nothing differs; what was sent before the cut counts.
+    tell(&mut bench, session, [(0, accept()), (1, Step::Close)]);
+    for _ in 0..4 {
+        bench.wait(Duration::from_millis(50));
+    }
+    assert_eq!((bench.replica.context(), bench.store.rows().len()), (&vector(&[(THIRD, 5)]), 1));
+}
+
+#[test]
+fn what_a_session_left_is_dropped_when_nobody_goes_on_with_it_in_time() {
+    let mut bench = on_disk();
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Abort)]);
+    // The link is heard, and the peer would be asked: but the time is over.
+    bench.us += Limits::default().resume_within.as_micros() as u64;
+    bench.say(Message::Ping { sent_us: 1 });
+    let effects = bench.wait(Duration::ZERO);
+    assert_eq!((whole(&effects), bench.replica.counts().sessions_resumed), (Some(false), 0));
+}
+
+#[test]
+fn a_source_is_told_what_was_taken_in_and_one_that_sends_more_is_refused() {
+    let told = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::Taken(chunks), .. })) => Some(*chunks),
+            _ => None,
+        })
+    };
+    let mut bench = Bench::new(0);
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept())]);
+    let nothing = || Step::States(States { span: Span::Ids(Vec::new()), rows: Vec::new(), checked: true });
+    let mut last = None;
+    for place in 1..=20 {
+        last = told(&tell(&mut bench, session, [(place, nothing())])).or(last);
+    }
+    assert_eq!(last, Some(16));
+
+    // A disk that takes nothing in.
+    let mut bench = on_disk();
+    bench.store.stall(true);
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5)))]);
+    let mut effects = Vec::new();
+    for place in 2..=70 {
+        effects.extend(tell(&mut bench, session, [(place, nothing())]));
+    }
+    assert_eq!((told(&effects), ended(&effects)), (None, Some(DisconnectReason::Protocol)));
+    assert!(holds_nothing(&bench));
+}
+
+#[test]
+fn a_joining_node_says_by_rows_how_far_it_is() {
+    let mut bench = Bench::new(1);
+    bench.link_up(LINK, Some(0));
+    let mut hello = crate::bench::hello();
+    (hello.founded, hello.durable) = (true, vector(&[(THIRD, 5)]));
+    hello.log.starts = vector(&[(THIRD, 6)]);
+    bench.say(Message::Hello(hello));
+    bench.wait(Duration::ZERO);
+    let session = opening(&bench.wait(Limits::default().reconcile_after)).expect("a session is opened");
+    let accept = Step::Accept { context: vector(&[(THIRD, 5)]), lost: vector(&[(THIRD, 5)]), rows: Some(4) };
+    tell(&mut bench, session, [(0, accept), (1, only_row(Dot::new(THIRD, 5)))]);
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 25 });
+    tell(&mut bench, session, [(2, Step::Close)]);
+    bench.sync();
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
 }

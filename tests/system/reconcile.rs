@@ -111,6 +111,42 @@ async fn a_wiped_region_is_not_ready_until_it_has_what_the_others_hold() -> anyh
 }
 
 #[tokio::test]
+async fn a_wiped_region_builds_on_disk_what_is_more_than_its_memory_may_hold_and_survives_a_kill() -> anyhow::Result<()>
+{
+    let more = format!("{SHORT_LOG}[limits]\nreconcile_memory = \"1MiB\"\n");
+    let mut cluster = Cluster::with(&REGIONS, &more).await?;
+    let (session, namespace) = (cluster.nodes[0].quic()?.session(), shop());
+    for chunk in (0..3_000).collect::<Vec<usize>>().chunks(100) {
+        let puts = chunk
+            .iter()
+            .map(async |n| session.register(&namespace, &key(&format!("large{n}"))).put("x".repeat(1_200), None).await);
+        for outcome in futures_util::future::join_all(puts).await {
+            outcome?;
+        }
+    }
+    cluster.converged().await?;
+    log_dropped(&cluster.nodes[0]).await?;
+    log_dropped(&cluster.nodes[1]).await?;
+    cluster.nodes[2].kill()?;
+    std::fs::remove_dir_all(&cluster.nodes[2].data_dir)?;
+    cluster.nodes[2].spawn()?;
+    cluster.nodes[2].ready().await?;
+    ensure!(metric(&cluster.nodes[2], "atoll_reconciliations_total{outcome=\"on_disk\"}").await? >= 1.0);
+    // At once: its rows may not have been moved yet.
+    cluster.nodes[2].kill()?;
+    cluster.nodes[2].spawn()?;
+    cluster.nodes[2].ready().await?;
+    session.counter(&namespace, &key("count")).add(1).await?;
+    cluster.converged().await?;
+    let there = cluster.nodes[2].http()?.session();
+    for n in (0..3_000).step_by(100) {
+        let found = there.register(&namespace, &key(&format!("large{n}"))).get().await?.value;
+        ensure!(found.is_some(), "large{n} is not there");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_region_restored_from_an_older_disk_gets_back_what_it_had_acknowledged_since() -> anyhow::Result<()> {
     let mut cluster = Cluster::with(&REGIONS[..2], SHORT_LOG).await?;
     write_kept(&cluster.nodes[1].quic()?.session()).await?;

@@ -137,7 +137,7 @@ impl From<AppError> for Failure {
             AppError::SessionBehind { .. } => ErrorCode::SessionBehind,
             AppError::SessionLost => ErrorCode::SessionWriteLost,
             AppError::Draining | AppError::Stopping => ErrorCode::Draining,
-            AppError::NotReady(_) => ErrorCode::NotReady,
+            AppError::NotReady(_) | AppError::Damaged => ErrorCode::NotReady,
             AppError::ClockSkew { .. } => ErrorCode::ClockSkew,
             AppError::Overloaded => ErrorCode::Overloaded,
             AppError::ReadOnly(_) => ErrorCode::StoreReadOnly,

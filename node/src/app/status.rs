@@ -49,7 +49,9 @@ pub struct Snapshot {
     pub counts: Counts,
     /// What comparing this node with all others has found, if it was asked to.
     pub verification: Option<Arc<Verification>>,
-    /// Actors whose streams wait because of a stamp too far ahead of this node's clock: an alarm.
+    /// Damaged rows that were not repaired yet: an alarm.
+    pub holes: usize,
+    /// Actors whose streams wait, because of a stamp too far ahead of this node's clock, say: an alarm.
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
     pub pending_bytes: usize,
@@ -82,6 +84,7 @@ impl Snapshot {
             regions: Vec::new(),
             counts: Counts::default(),
             verification: None,
+            holes: 0,
             parked_actors: 0,
             pending_bytes: 0,
             draining: false,

@@ -128,6 +128,12 @@ pub(super) const KEYS: &[Key] = &[
         "Log dropped after this long even if a peer lacks it; that peer reconciles.",
     ),
     key("log.retain_max_bytes", Bytes, Some("10GiB"), "Log dropped beyond this size even if a peer lacks it."),
+    key(
+        "scrub.interval",
+        Duration,
+        Some("168h"),
+        "Every stored row is read and checked once in this time, at an even pace; 0s: never, unless roots differ.",
+    ),
     key("cache.bytes", Bytes, Some("256MiB"), "Memory for rows that are kept at hand."),
     key("limits.connections", Integer, Some("4096"), "Open connections a listener; one more is closed."),
     key(
@@ -172,6 +178,18 @@ pub(super) const KEYS: &[Key] = &[
         Integer,
         Some("32"),
         "Reads at once that walk many rows (pages, maps, listings); further ones wait their turn.",
+    ),
+    key(
+        "limits.reconcile_memory",
+        Bytes,
+        Some("8MiB"),
+        "Rows that taking a peer's state over holds in memory; a larger difference is built on disk.",
+    ),
+    key(
+        "limits.reconcile_disk",
+        Bytes,
+        Some("64GiB"),
+        "Rows that taking a peer's state over builds on disk; beyond it the attempt is given up.",
     ),
 ];
 

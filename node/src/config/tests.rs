@@ -59,6 +59,8 @@ fn every_key_of_the_contract_reads() {
         retain_min = "2h"
         retain_max = "48h"
         retain_max_bytes = "1GiB"
+        [scrub]
+        interval = "24h"
         [cache]
         bytes = "64 MiB"
         [limits]
@@ -70,6 +72,9 @@ fn every_key_of_the_contract_reads() {
     assert_eq!(config.peers.values().next().unwrap().port(), 9002);
     assert_eq!(config.tls.as_ref().unwrap().key, PathBuf::from("n1.key"));
     assert_eq!(config.location, Some(Location { lat: 53.3, lon: -6.0 }));
+    assert_eq!(config.scrub_every, Some(Duration::from_secs(24 * 3600)));
+    let unscrubbed = Config::load(&text.replace("\"24h\"", "\"0s\""), &[]).unwrap();
+    assert_eq!(unscrubbed.scrub_every, None);
     assert_eq!(config.sync, Sync::Interval(Duration::from_millis(20)));
     assert_eq!((config.cache_bytes, config.limits.connections), (64 << 20, 10));
 }
@@ -83,6 +88,8 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
             ("node", "n7"),
             ("regions", "eu-west-1, us-east-1"),
             ("limits.scans", "3"),
+            ("limits.reconcile_memory", "2MiB"),
+            ("limits.reconcile_disk", "1GiB"),
             ("tls.ca", "a"),
             ("tls.cert", "b"),
             ("tls.key", "c"),
@@ -95,6 +102,7 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
     )
     .unwrap();
     assert_eq!((config.node.as_str(), config.regions.len(), config.limits.scans), ("n8", 2, 3));
+    assert_eq!((config.limits.reconcile_memory, config.limits.reconcile_disk), (2 << 20, 1 << 30));
     assert_eq!((config.seeds.len(), config.peers.len()), (2, 2));
     // A value of the table's kind for every key: each gets as far as its rule.
     for key in Config::KEYS {

@@ -204,10 +204,14 @@ impl Values {
 
     pub(super) fn duration(&self, name: &'static str) -> Result<Duration, ConfigError> {
         let text = self.text(name)?.unwrap_or_default();
-        match parse_duration(&text) {
-            Ok(duration) if !duration.is_zero() => Ok(duration),
-            _ => Err(wrong(name, &Value::String(text))),
-        }
+        self.duration_or_none(name)?.ok_or_else(|| wrong(name, &Value::String(text)))
+    }
+
+    /// A duration, of which zero says "not at all".
+    pub(super) fn duration_or_none(&self, name: &'static str) -> Result<Option<Duration>, ConfigError> {
+        let text = self.text(name)?.unwrap_or_default();
+        let duration = parse_duration(&text).map_err(|_| wrong(name, &Value::String(text)))?;
+        Ok((!duration.is_zero()).then_some(duration))
     }
 }
 

@@ -94,6 +94,10 @@ impl RowCache {
                 let _ = self.rows.replace(key.clone(), Entry { from: next, row: Arc::clone(row) }, false);
             }
         }
+        for key in layer.unknown.keys() {
+            self.rows.remove(key);
+            self.absent.remove(key);
+        }
         *generation = next;
         next
     }

@@ -6,6 +6,8 @@ use atoll_replication::sketch::{CELL_BYTES, Cell};
 use atoll_replication::{Clocks, Position, Recovered, Start};
 
 const VERSION: u8 = 2;
+/// The same, of rows of which some lie in a layer: what does not know of layers must not read them.
+const VERSION_ON_LAYER: u8 = 3;
 
 /// The state after every entry up to a position.
 #[derive(Debug, Clone, Default)]
@@ -22,9 +24,9 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     /// Bytes with a version in front and a checksum behind.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self, on_layer: bool) -> Vec<u8> {
         let mut out = Writer::new();
-        out.byte(VERSION);
+        out.byte(if on_layer { VERSION_ON_LAYER } else { VERSION });
         out.number(self.position.0);
         out.number(self.rows);
         let mut root = Vec::with_capacity(CELL_BYTES);
@@ -54,7 +56,7 @@ impl Checkpoint {
         }
         let mut input = Reader::new(body);
         match input.byte()? {
-            VERSION => {}
+            VERSION | VERSION_ON_LAYER => {}
             value => return Err(DecodeError::Unknown { what: "checkpoint version", value }),
         }
         let position = Position(input.number()?);
@@ -101,7 +103,7 @@ mod tests {
         let key = DigestKey::derive(b"test");
         let row = Change { id: key.id_of_bytes(b"row"), delta: Residue::ONE };
         let root = Cell::of(row);
-        let bytes = Checkpoint { position: Position(3), rows: 8, root, state }.encode();
+        let bytes = Checkpoint { position: Position(3), rows: 8, root, state }.encode(true);
         let back = Checkpoint::decode(&bytes).expect("reads back");
         assert_eq!((back.position, back.rows, back.state.ceiling), (Position(3), 8, Hlc::at_ms(9)));
         assert_eq!((back.root, back.state.clocks.unlogged), (root, unlogged));

@@ -45,6 +45,9 @@ pub struct StoreConfig {
     pub checkpoint_every: Duration,
     /// How much of the journal is kept for peers that are away.
     pub retain: Retention,
+    /// How long the scrubber takes to read every row once; `None`: it reads when it is asked to. Shorter finds damage
+    /// sooner and reads more.
+    pub scrub_every: Option<Duration>,
     /// The secret under which rows are digested; all nodes of a cluster have the same. Another one makes the next opening
     /// read every row and index it anew.
     pub digest_key: DigestKey,
@@ -77,6 +80,7 @@ impl Default for StoreConfig {
                 max: Duration::from_secs(72 * 3_600),
                 max_bytes: 10 << 30,
             },
+            scrub_every: Some(Duration::from_secs(7 * 24 * 3_600)),
             // Nobody's secret: whoever has clients gives one.
             digest_key: DigestKey::derive(b""),
             sketch_rows_min: 1 << 17,

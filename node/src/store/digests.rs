@@ -2,11 +2,14 @@
 //!
 //! **What always holds.** Z1: the sketch is that of the volatile state, rows of unsynced entries included. Z2: an entry
 //! moves it by what the entry makes of rows, and by nothing else, so a replay arrives at the same sums. Z3: whoever took
-//! the sketch keeps it as it was: the next entry changes a copy.
+//! the sketch keeps it as it was: the next entry changes a copy. Z4: for a damaged row the sketch has what it had for the row
+//! ([`super::engine::Engine::digest`]), and when the row is repaired, that is what is taken out.
 //!
 //! **What is not here.** Comparing sketches (`atoll_replication::sketch`), and where one comes from when the store is
 //! opened ([`super::engine`], [`super::sketch_file`]).
 
+use super::engine::HoleDigests;
+use atoll_crdt::RowKey;
 use atoll_replication::RowChanges;
 use atoll_replication::sketch::{
     Cell, Change, DigestKey, PREFIX_CELLS_MAX, PREFIX_CELLS_MIN, RowDigest, Sketch, leaf_bits_for,
@@ -48,12 +51,32 @@ impl SketchSize {
 pub(super) struct Digests {
     key: DigestKey,
     sketch: Arc<Sketch>,
+    /// Z4
+    holes: HoleDigests,
 }
 
 impl Digests {
     /// Goes on from a sketch of the rows as they are now.
-    pub(super) fn new(key: DigestKey, sketch: Sketch) -> Self {
-        Self { key, sketch: Arc::new(sketch) }
+    pub(super) fn new(key: DigestKey, sketch: Sketch, holes: HoleDigests) -> Self {
+        Self { key, sketch: Arc::new(sketch), holes }
+    }
+
+    /// Damaged rows. Z4
+    pub(super) fn holes(&self) -> &HoleDigests {
+        &self.holes
+    }
+
+    /// A row is damaged, and the sketch has this for it. Z4
+    pub(super) fn add_hole(&mut self, key: RowKey, digest: RowDigest) {
+        self.holes.insert(key, digest);
+    }
+
+    /// Nobody knows any more what a damaged row should hold; `digest` stands for that. Gives the root afterwards.
+    pub(super) fn forget(&mut self, key: &RowKey, digest: RowDigest) -> Cell {
+        let old = self.holes.insert(key.clone(), digest);
+        debug_assert!(old.is_some(), "Z4: a row is found damaged before it is given up");
+        Arc::make_mut(&mut self.sketch).apply(Change::between(self.key.id(key), old.unwrap_or(digest), digest));
+        self.sketch.root()
     }
 
     /// Takes in what an entry makes of rows; gives the root afterwards. Z2
@@ -62,12 +85,27 @@ impl Digests {
             // Z3
             let sketch = Arc::make_mut(&mut self.sketch);
             for change in rows {
-                let old = change.before.as_ref().map_or(RowDigest::ABSENT, |row| self.key.digest(&change.key, row));
+                let old = match &change.before {
+                    None => RowDigest::ABSENT,
+                    // Z4
+                    Some(_) if change.is_repair() => self.holes.remove(&change.key).unwrap_or(RowDigest::ABSENT),
+                    Some(row) => self.key.digest(&change.key, row),
+                };
                 let new = self.key.digest(&change.key, &change.after);
                 sketch.apply(Change::between(self.key.id(&change.key), old, new));
             }
         }
         self.sketch.root()
+    }
+
+    /// Takes in what an entry makes of rows that were summed up before: those of a layer. Z2
+    pub(super) fn absorb_sketch(&mut self, changes: &Sketch) {
+        Arc::make_mut(&mut self.sketch).absorb(changes); // Z3
+    }
+
+    /// A sketch of nothing, of the same size.
+    pub(super) fn empty(&self) -> Sketch {
+        Sketch::new(self.sketch.leaves().bits(), self.sketch.prefix().cells().len())
     }
 
     /// The sketch as it is now. Z3

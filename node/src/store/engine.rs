@@ -1,23 +1,30 @@
-//! The row engine: rows, their index by id, counts, and the checkpoint they stand at, in fjall.
+//! The row engine: rows, their index by id, counts, and the checkpoint they stand at, in fjall. What it does with layers is in
+//! [`super::aside_rows`], reading all of it in [`super::whole`].
 //!
-//! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts. E2: every
+//! **What always holds.** E1: it is written by checkpoints only, each one atomic batch, synced before it counts; but for layers, which have no effect
+//! before a checkpoint, and change nothing that is read when they are moved. E2: every
 //! value begins with a checksum over its key and itself, so that a value that is damaged, or under another's key, is an
-//! error and never an answer. E3: the index
-//! names exactly the rows that are there, by their ids under the secret whose fingerprint lies beside the checkpoint. E4:
+//! error and never an answer; the key is left among the [`Suspects`]. E3: the index
+//! names exactly the rows that are there, by their ids under the secret whose fingerprint lies beside the checkpoint, and has
+//! their digests, so that the sum over all rows can be told although one of them is damaged. E4:
 //! `clear()`, FIFO compaction and separated values are not used: each has broken a database of that engine.
 //!
 //! **Why its own log stays on.** A batch of a checkpoint is atomic across keyspaces by that log alone. It costs each row a
 //! second sequential write, a checkpoint at a time; the journal has made it durable long before.
 
+use super::aside_rows::AsideRows;
 use super::checkpoint::Checkpoint;
-use super::digests::SketchSize;
 use super::directory::Directory;
 use super::error::OpenError;
 use super::layer::Layer;
+use super::stored::StoredRows;
+use super::suspects::Suspects;
 use atoll_crdt::codec::{Reader, Writer};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
-use atoll_replication::sketch::{Change, DigestKey, RowDigest, RowId, Sketch};
+use atoll_replication::LayerId;
+use atoll_replication::sketch::{DigestKey, RowDigest, RowId};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,26 +33,36 @@ use std::sync::Arc;
 const LOG_BYTES_MAX: u64 = 128 << 20;
 /// The engine's own memtable: a checkpoint is in memory once more until it is a table.
 const MEMTABLE_BYTES: u64 = 16 << 20;
-const STATE_KEY: &[u8] = b"state";
-const FINGERPRINT_KEY: &[u8] = b"digest-key";
-const ID_BYTES: usize = 8;
+pub(super) const STATE_KEY: &[u8] = b"state";
+pub(super) const FINGERPRINT_KEY: &[u8] = b"digest-key";
+pub(super) const ID_BYTES: usize = 8;
 /// Entries of the index that are passed over, one by one, before the next wanted one is sought.
 const PASSED_OVER_MAX: usize = 16;
 /// Entries of the index that are written, or removed, at once while it is made anew.
-const REINDEXED_AT_ONCE: usize = 8_192;
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const REINDEXED_AT_ONCE: usize = 8_192;
+pub(super) const CHECKSUM_BYTES: usize = 4;
+/// Stands for a row of which nobody knows what it should hold: a checksum that matches nothing, since nothing follows.
+pub(super) const UNKNOWN: &[u8] = b"hole";
+/// Goes into the fingerprint: with another format of the index, it is made anew.
+const INDEX_FORMAT: &[u8] = b"with digests";
 
 /// The engine. Its directory stays locked as long as it lives.
 pub(super) struct Engine {
-    database: Database,
-    rows: Keyspace,
-    /// A row's id, big-endian, and its key; no value.
-    ids: Keyspace,
-    counts: Keyspace,
-    meta: Keyspace,
-    digest_key: DigestKey,
+    pub(super) database: Database,
+    pub(super) rows: Keyspace,
+    /// A row's id, big-endian, and its key; the row's digest.
+    pub(super) ids: Keyspace,
+    pub(super) counts: Keyspace,
+    pub(super) meta: Keyspace,
+    pub(super) aside: AsideRows,
+    pub(super) digest_key: DigestKey,
+    /// Rows that reads found damaged.
+    pub(super) suspects: Arc<Suspects>,
     _directory: Arc<Directory>,
 }
+
+/// Rows that are damaged, and what the sketch has for them.
+pub(super) type HoleDigests = BTreeMap<RowKey, RowDigest>;
 
 /// Tells secrets apart.
 pub(super) type Fingerprint = [u8; 16];
@@ -53,7 +70,7 @@ pub(super) type Fingerprint = [u8; 16];
 fn fingerprint(key: &DigestKey) -> Fingerprint {
     let mut out = [0; 16];
     out[..8].copy_from_slice(&key.id_of_bytes(b"").to_bits().to_be_bytes());
-    out[8..].copy_from_slice(&key.digest_of_bytes(b"", b"").to_bits().to_be_bytes());
+    out[8..].copy_from_slice(&key.digest_of_bytes(INDEX_FORMAT, b"").to_bits().to_be_bytes());
     out
 }
 
@@ -64,10 +81,19 @@ impl Engine {
         cache_bytes: usize,
         digest_key: &DigestKey,
     ) -> Result<(Self, Checkpoint), OpenError> {
-        let path = directory.rows();
+        Self::open_at(&directory.rows(), directory, cache_bytes, digest_key)
+    }
+
+    /// The same, with its files elsewhere.
+    pub(super) fn open_at(
+        path: &Path,
+        directory: &Arc<Directory>,
+        cache_bytes: usize,
+        digest_key: &DigestKey,
+    ) -> Result<(Self, Checkpoint), OpenError> {
         let open = || {
             let database =
-                Database::builder(&path).cache_size(cache_bytes as u64).max_journaling_size(LOG_BYTES_MAX).open()?;
+                Database::builder(path).cache_size(cache_bytes as u64).max_journaling_size(LOG_BYTES_MAX).open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let rows = database.keyspace("rows", options)?;
             // A process that was killed may have written a checkpoint and not synced it, and what follows relies on it: the
@@ -76,11 +102,17 @@ impl Engine {
             let ids = database.keyspace("ids", options)?;
             let counts = database.keyspace("counts", options)?;
             let meta = database.keyspace("meta", options)?;
+            let aside = AsideRows::open(&database, options)?;
             let (digest_key, _directory) = (digest_key.clone(), Arc::clone(directory));
-            Ok(Self { database, rows, ids, counts, meta, digest_key, _directory })
+            let suspects = Arc::new(Suspects::default());
+            Ok(Self { database, rows, ids, counts, meta, aside, digest_key, suspects, _directory })
         };
-        let engine = open().map_err(|source| OpenError::Rows { path: path.clone(), source })?;
-        let checkpoint = engine.checkpoint(&path)?;
+        // The engine asserts some of what it reads of its own log.
+        let engine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).map_err(|_| {
+            OpenError::RowsDamaged { path: path.into(), what: "the engine cannot make sense of its own log".into() }
+        })?;
+        let engine = engine.map_err(|source| OpenError::Rows { path: path.into(), source })?;
+        let checkpoint = engine.checkpoint(path)?;
         Ok((engine, checkpoint))
     }
 
@@ -91,8 +123,14 @@ impl Engine {
             .map_err(|error| OpenError::RowsDamaged { path: path.into(), what: format!("its checkpoint: {error}") })
     }
 
-    /// Writes what changed since the last checkpoint, all or nothing, and syncs it. E1
-    pub(super) fn write(&self, layer: &Layer, checkpoint: &Checkpoint) -> Result<(), fjall::Error> {
+    /// Writes what changed since the last checkpoint, all or nothing, and syncs it; `adopted` is the layer that its state
+    /// stands on. E1
+    pub(super) fn write(
+        &self,
+        layer: &Layer,
+        checkpoint: &Checkpoint,
+        adopted: Option<LayerId>,
+    ) -> Result<(), fjall::Error> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         let mut out = Writer::new();
         for (key, row) in &layer.rows {
@@ -101,7 +139,7 @@ impl Engine {
                 batch.remove(&self.rows, key.as_bytes());
                 batch.remove(&self.ids, id);
             } else {
-                batch.insert(&self.ids, id, []);
+                batch.insert(&self.ids, id, self.digest_key.digest(key, row).to_bits().to_be_bytes());
                 let mut bytes = out.into_bytes();
                 bytes.clear();
                 bytes.resize(CHECKSUM_BYTES, 0);
@@ -113,22 +151,33 @@ impl Engine {
                 out = Writer::appending(bytes);
             }
         }
-        for (collection, count) in &layer.counts {
-            if *count == 0 {
-                batch.remove(&self.counts, collection.as_bytes());
-            } else {
-                let mut bytes = vec![0; CHECKSUM_BYTES];
-                bytes.extend_from_slice(&count.to_le_bytes());
-                seal(collection.as_bytes(), &mut bytes);
-                batch.insert(&self.counts, collection.as_bytes(), bytes);
-            }
+        for (key, digest) in &layer.unknown {
+            self.write_unknown(&mut batch, key.as_bytes(), *digest);
         }
-        self.write_state(&mut batch, checkpoint);
+        layer.counts.iter().for_each(|(collection, count)| self.write_count(&mut batch, collection, *count));
+        if let Some(adopted) = adopted {
+            let rows = layer.rows.keys().chain(layer.unknown.keys());
+            self.overwrite_adopted(&mut batch, adopted, rows, layer.counts.keys());
+        }
+        self.write_state(&mut batch, checkpoint, adopted.is_some());
         batch.commit()
     }
 
-    fn write_state(&self, batch: &mut OwnedWriteBatch, checkpoint: &Checkpoint) {
-        batch.insert(&self.meta, STATE_KEY, checkpoint.encode());
+    pub(super) fn write_count(&self, batch: &mut OwnedWriteBatch, collection: &CollectionKey, count: u64) {
+        if count == 0 {
+            batch.remove(&self.counts, collection.as_bytes());
+        } else {
+            batch.insert(&self.counts, collection.as_bytes(), sealed_count(collection, count));
+        }
+    }
+
+    pub(super) fn write_unknown(&self, batch: &mut OwnedWriteBatch, key: &[u8], digest: RowDigest) {
+        batch.insert(&self.rows, key, UNKNOWN);
+        batch.insert(&self.ids, id_key(self.digest_key.id_of_bytes(key), key), digest.to_bits().to_be_bytes());
+    }
+
+    pub(super) fn write_state(&self, batch: &mut OwnedWriteBatch, checkpoint: &Checkpoint, on_layer: bool) {
+        batch.insert(&self.meta, STATE_KEY, checkpoint.encode(on_layer));
         batch.insert(&self.meta, FINGERPRINT_KEY, self.fingerprint());
     }
 
@@ -145,65 +194,29 @@ impl Engine {
         }
     }
 
-    /// Reads every row for a sketch of them, and what its checkpoint says of them must be so.
-    pub(super) fn scan(&self, checkpoint: &Checkpoint, size: SketchSize) -> Result<Sketch, ReadError> {
-        let (sketch, rows) = self.sketch(size, checkpoint.rows, |_| Ok(()))?;
-        if (rows, sketch.root()) != (checkpoint.rows, checkpoint.root) {
-            return Err(ReadError("its rows are not those that its checkpoint sums up".into()));
-        }
-        Ok(sketch)
+    /// What the sketch has for a row of which nobody knows what it should hold: what no row has.
+    pub(super) fn unknown(&self, key: &[u8]) -> RowDigest {
+        self.digest_key.digest_of_bytes(key, UNKNOWN)
     }
 
-    /// Makes the index anew, of every row, because the secret is another one; the checkpoint's root is then of that one.
-    /// A crash on the way leaves the old fingerprint, and it is done again. E3
-    pub(super) fn reindex(&self, checkpoint: &mut Checkpoint, size: SketchSize) -> Result<Sketch, ReadError> {
-        let write = |batch: OwnedWriteBatch| batch.commit().map_err(|error| failed(&error));
-        let new_batch = || self.database.batch();
-        let mut batch = new_batch();
-        for (n, entry) in self.snapshot().iter(&self.ids).enumerate() {
-            batch.remove(&self.ids, entry.key().map_err(|error| failed(&error))?);
-            if n % REINDEXED_AT_ONCE == REINDEXED_AT_ONCE - 1 {
-                write(std::mem::replace(&mut batch, new_batch()))?;
-            }
-        }
-        write(batch)?;
-        let (mut batch, mut waiting) = (new_batch(), 0);
-        let (sketch, rows) = self.sketch(size, checkpoint.rows, |key| {
-            batch.insert(&self.ids, id_key(self.digest_key.id_of_bytes(key), key), []);
-            waiting += 1;
-            if waiting == REINDEXED_AT_ONCE {
-                waiting = 0;
-                return write(std::mem::replace(&mut batch, new_batch()));
-            }
-            Ok(())
-        })?;
-        if rows != checkpoint.rows {
-            return Err(ReadError(format!("it has {rows} rows, and its checkpoint says {}", checkpoint.rows)));
-        }
-        checkpoint.root = sketch.root();
-        let mut batch = batch.durability(Some(PersistMode::SyncData));
-        self.write_state(&mut batch, checkpoint);
-        write(batch)?;
-        Ok(sketch)
-    }
-
-    /// A sketch of every row, and how many there are; `each` is shown their keys.
-    fn sketch(
+    /// What the index says is the digest of a row. E3
+    /// For a row of an adopted layer the layer's own index says it.
+    pub(super) fn digest(
         &self,
-        size: SketchSize,
-        rows_expected: u64,
-        mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
-    ) -> Result<(Sketch, u64), ReadError> {
-        let (mut sketch, mut rows) = (size.sketch(rows_expected), 0);
-        for stored in self.rows_from(&self.snapshot(), &[]) {
-            let stored = stored?;
-            let key = stored.key_bytes();
-            let digest = self.digest_key.digest_of_bytes(key, open(key, &stored.value)?);
-            sketch.apply(Change::between(self.digest_key.id_of_bytes(key), RowDigest::ABSENT, digest));
-            each(key)?;
-            rows += 1;
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        key: &[u8],
+    ) -> Result<RowDigest, ReadError> {
+        if let Some(layer) = adopted
+            && let Some(sums) = self.aside_sums(snapshot, layer, key)?
+        {
+            return Ok(sums.after);
         }
-        Ok((sketch, rows))
+        let id = id_key(self.digest_key.id_of_bytes(key), key);
+        let stored = snapshot.get(&self.ids, id).map_err(|error| failed(&error))?;
+        let bits = stored.as_deref().and_then(|stored| stored.try_into().ok()).map(u64::from_be_bytes);
+        bits.and_then(RowDigest::from_bits)
+            .ok_or_else(|| ReadError::Failed(format!("the index has no digest of the row {}", key.escape_ascii())))
     }
 
     /// Visits the keys of a snapshot's rows with these ids, which are ascending.
@@ -232,23 +245,76 @@ impl Engine {
 
     /// One row of a snapshot.
     pub(super) fn row(&self, snapshot: &Snapshot, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
-        let stored = snapshot.get(&self.rows, key.as_bytes()).map_err(|error| failed(&error))?;
-        stored.map(|stored| decode_row(key.as_bytes(), &stored)).transpose()
+        let read = || {
+            let stored = snapshot.get(&self.rows, key.as_bytes()).map_err(|error| {
+                // The engine's own checksums are over many rows at once; of the others, each read finds out by itself.
+                if is_damage(&error) { ReadError::Damaged(key.clone()) } else { failed(&error) }
+            })?;
+            stored.map(|stored| decode_row(key.as_bytes(), &stored)).transpose()
+        };
+        read().map_err(|error| self.suspects.note(error))
     }
 
-    /// The count of a collection in a snapshot.
-    pub(super) fn count(&self, snapshot: &Snapshot, collection: &CollectionKey) -> Result<u64, ReadError> {
-        let stored = snapshot.get(&self.counts, collection.as_bytes()).map_err(|error| failed(&error))?;
-        let Some(stored) = stored else { return Ok(0) };
-        let body = open(collection.as_bytes(), &stored)?;
-        let count = body.try_into().map_err(|_| damaged(collection.as_bytes(), "a count of another length"))?;
-        Ok(u64::from_le_bytes(count))
+    /// The count of a collection in a snapshot, on an adopted layer. E6
+    pub(super) fn count(
+        &self,
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        collection: &CollectionKey,
+    ) -> Result<u64, ReadError> {
+        let moved = self.moved_count(snapshot, collection)?;
+        let more = adopted.map_or(Ok(Some(0)), |layer| self.aside_count(snapshot, layer, collection))?;
+        match (moved, more) {
+            (Some(moved), Some(more)) => Ok(moved.saturating_add_signed(more)),
+            // The rows themselves tell; the next change of the set stores it again.
+            _ => {
+                tracing::warn!(set = %collection.as_bytes().escape_ascii(), "a stored count is damaged: counting the rows");
+                self.count_rows(snapshot, adopted, collection)
+            }
+        }
     }
 
-    /// Rows of a snapshot from `from` on, in order.
-    pub(super) fn rows_from(&self, snapshot: &Snapshot, from: &[u8]) -> StoredRows {
+    /// The count without a layer; `None` if it is damaged.
+    fn moved_count(&self, snapshot: &Snapshot, collection: &CollectionKey) -> Result<Option<u64>, ReadError> {
+        match snapshot.get(&self.counts, collection.as_bytes()) {
+            Ok(None) => Ok(Some(0)),
+            Ok(Some(stored)) => {
+                let count = open(collection.as_bytes(), &stored).ok().and_then(|body| body.try_into().ok());
+                Ok(count.map(u64::from_le_bytes))
+            }
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Counts the rows of a collection.
+    pub(super) fn count_rows(
+        &self,
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        collection: &CollectionKey,
+    ) -> Result<u64, ReadError> {
+        let mut count = 0;
+        for row in self.rows_from(snapshot, adopted, collection.as_bytes())? {
+            if !row?.key_bytes().starts_with(collection.as_bytes()) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Rows of a snapshot from `from` on, in order, with what an adopted layer makes of them. E5
+    pub(super) fn rows_from(
+        &self,
+        snapshot: &Snapshot,
+        adopted: Option<LayerId>,
+        from: &[u8],
+    ) -> Result<StoredRows, ReadError> {
         let range = (Bound::Included(from), Bound::Unbounded);
-        StoredRows { rows: snapshot.range::<&[u8], _>(&self.rows, range) }
+        let rows = snapshot.range::<&[u8], _>(&self.rows, range);
+        let adopted = adopted.map(|layer| self.adopted_from(snapshot, layer, from));
+        StoredRows::new(rows, adopted, Arc::clone(&self.suspects))
     }
 }
 
@@ -259,13 +325,39 @@ impl Engine {
         self.rows.remove(key.as_bytes())
     }
 
+    /// Takes a row's entry out of the index.
+    pub(super) fn lose_entry(&self, key: &RowKey) -> Result<(), fjall::Error> {
+        self.ids.remove(id_key(self.digest_key.id(key), key.as_bytes()))
+    }
+
+    /// Flips a bit of a row's value, which the engine's own checksums then cover.
+    pub(super) fn damage(&self, key: &RowKey) -> Result<(), fjall::Error> {
+        let mut value = self.rows.get(key.as_bytes())?.expect("it is there").to_vec();
+        *value.last_mut().expect("it has bytes") ^= 1;
+        self.rows.insert(key.as_bytes(), value)
+    }
+
+    /// Stores a row past the index.
+    pub(super) fn put_back(&self, key: &RowKey, row: &Row) -> Result<(), fjall::Error> {
+        let mut out = Writer::appending(vec![0; CHECKSUM_BYTES]);
+        row.encode(&mut out);
+        let mut bytes = out.into_bytes();
+        seal(key.as_bytes(), &mut bytes);
+        self.rows.insert(key.as_bytes(), bytes)
+    }
+
+    /// Writes what is in memory into tables.
+    pub(super) fn flush(&self) -> Result<(), fjall::Error> {
+        [&self.rows, &self.ids, &self.counts, &self.meta].into_iter().try_for_each(Keyspace::rotate_memtable_and_wait)
+    }
+
     /// Puts entries of another secret into the index.
     pub(super) fn leave_half_indexed<'a>(
         &self,
         key: &DigestKey,
         rows: impl Iterator<Item = &'a RowKey>,
     ) -> Result<(), fjall::Error> {
-        rows.into_iter().try_for_each(|row| self.ids.insert(id_key(key.id(row), row.as_bytes()), []))
+        rows.into_iter().try_for_each(|row| self.ids.insert(id_key(key.id(row), row.as_bytes()), [0; 8]))
     }
 }
 
@@ -305,50 +397,24 @@ impl Sought {
 }
 
 /// The entry of a row in the index by id.
-fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
+pub(super) fn id_key(id: RowId, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(ID_BYTES + key.len());
     out.extend_from_slice(&id.to_bits().to_be_bytes());
     out.extend_from_slice(key);
     out
 }
 
-/// A row as it is stored, decoded only if it is wanted.
-pub(super) struct StoredRow {
-    key: fjall::Slice,
-    value: fjall::Slice,
-}
-
-impl StoredRow {
-    /// The bytes of its key.
-    pub(super) fn key_bytes(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// Key and row.
-    pub(super) fn decode(&self) -> Result<(RowKey, Arc<Row>), ReadError> {
-        let key = RowKey::parse(&self.key).map_err(|error| damaged(&self.key, &error.to_string()))?;
-        Ok((key, decode_row(&self.key, &self.value)?))
-    }
-}
-
-/// Rows of a snapshot, in order.
-pub(super) struct StoredRows {
-    rows: fjall::Iter,
-}
-
-impl Iterator for StoredRows {
-    type Item = Result<StoredRow, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let guard = self.rows.next()?;
-        Some(guard.into_inner().map(|(key, value)| StoredRow { key, value }).map_err(|error| failed(&error)))
-    }
-}
-
 /// Fills in the checksum of a value that follows its place. E2
-fn seal(key: &[u8], bytes: &mut [u8]) {
+pub(super) fn seal(key: &[u8], bytes: &mut [u8]) {
     let checksum = checksum(key, &bytes[CHECKSUM_BYTES..]);
     bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+pub(super) fn sealed_count(collection: &CollectionKey, count: u64) -> Vec<u8> {
+    let mut bytes = vec![0; CHECKSUM_BYTES];
+    bytes.extend_from_slice(&count.to_le_bytes());
+    seal(collection.as_bytes(), &mut bytes);
+    bytes
 }
 
 fn checksum(key: &[u8], body: &[u8]) -> u32 {
@@ -359,25 +425,37 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
 }
 
 /// The value behind its checksum. E2
-fn open<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
+pub(super) fn open<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
     let found = stored.split_first_chunk::<CHECKSUM_BYTES>();
     let valid = found.filter(|(found, body)| **found == checksum(key, body).to_le_bytes());
     valid.map(|(_, body)| body).ok_or_else(|| damaged(key, "its checksum does not match"))
 }
 
-fn decode_row(key: &[u8], stored: &[u8]) -> Result<Arc<Row>, ReadError> {
+pub(super) fn decode_row(key: &[u8], stored: &[u8]) -> Result<Arc<Row>, ReadError> {
     let mut input = Reader::new(open(key, stored)?);
     let row = Row::decode(&mut input).map_err(|error| damaged(key, &error.to_string()))?;
     input.finish().map_err(|error| damaged(key, &error.to_string()))?;
     Ok(Arc::new(row))
 }
 
-fn damaged(key: &[u8], what: &str) -> ReadError {
-    ReadError(format!("the stored row {} is damaged: {what}", key.escape_ascii()))
+pub(super) fn damaged(key: &[u8], what: &str) -> ReadError {
+    let unnamed = |_| ReadError::Failed(format!("the stored row {} is damaged: {what}", key.escape_ascii()));
+    RowKey::parse(key).map_or_else(unnamed, ReadError::Damaged)
 }
 
-fn failed(error: &fjall::Error) -> ReadError {
-    ReadError(format!("the row engine: {error}"))
+/// Whether the engine found bytes that are not what it wrote; anything else is a failure of the system below it.
+pub(super) fn is_damage(error: &fjall::Error) -> bool {
+    use fjall::LsmError::{ChecksumMismatch, Decompress, InvalidHeader, InvalidTag, InvalidTrailer};
+    matches!(
+        error,
+        fjall::Error::Storage(
+            ChecksumMismatch { .. } | Decompress(_) | InvalidHeader(_) | InvalidTag(_) | InvalidTrailer
+        )
+    )
+}
+
+pub(super) fn failed(error: &fjall::Error) -> ReadError {
+    ReadError::Failed(format!("the row engine: {error}"))
 }
 
 #[cfg(test)]

@@ -4,12 +4,15 @@
 //! waits until the journal is on disk up to there, writes one batch, corrects the cache, and leaves the new base to be
 //! picked up; until then views read the frozen rows from memory.
 //!
+//! In between it moves the rows of an adopted layer to where rows lie, in batches, until another task comes.
+//!
 //! It also does what else would hold up the replica thread: frees large memory, and deletes segments of the journal.
 //!
 //! **What always holds.** K1: a checkpoint is never ahead of the journal on disk, also when the journal is synced at
-//! intervals. K2: at most one checkpoint runs. K3: a checkpoint that cannot be written ends the process. K4: segments are deleted oldest first, and one that
+//! intervals. K2: at most one checkpoint runs, and nothing is moved meanwhile. K3: a checkpoint that cannot be written ends the process. K4: segments are deleted oldest first, and one that
 //! cannot be deleted keeps those behind it, so that a crash never leaves a hole.
 
+use super::aside_rows::{MOVED_AT_ONCE, Place};
 use super::cache::RowCache;
 use super::checkpoint::Checkpoint;
 use super::commit::Durable;
@@ -18,12 +21,13 @@ use super::error::{FailureHandler, StoreFailure};
 use super::layer::Layer;
 use super::layers::Base;
 use super::segment;
-use atoll_replication::Position;
+use atoll_crdt::ReadError;
+use atoll_replication::{LayerId, Position};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,7 +36,9 @@ use std::time::Duration;
 type Garbage = Box<dyn Any + Send>;
 
 enum Task {
-    Write(Arc<Layer>, Checkpoint),
+    Write(Arc<Layer>, Checkpoint, Option<LayerId>),
+    /// Moves rows of an adopted layer, on an engine that stands at this position.
+    Move(LayerId, Position),
     Free(Garbage),
     /// Segments, oldest first.
     Remove(Vec<Position>),
@@ -51,12 +57,30 @@ impl Bin {
     }
 }
 
+/// What the thread has done.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// The engine as it is now; which layer is adopted the other side knows.
+    pub(super) base: Base,
+    pub(super) what: What,
+}
+
+/// Which task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A checkpoint; the layer that it said to be adopted.
+    Wrote(Option<LayerId>),
+    /// Rows were moved; whether all.
+    Moved(bool),
+}
+
 /// The replica thread's side.
 #[derive(Debug)]
 pub(super) struct Flusher {
     tasks: Option<Arc<SyncSender<Task>>>,
-    written: Receiver<Arc<Base>>,
+    done: Receiver<Done>,
     is_running: bool,
+    is_moving: bool,
     durable: Arc<Durable>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,25 +95,45 @@ impl Flusher {
         on_failure: FailureHandler,
     ) -> io::Result<Self> {
         let (tasks, todo) = sync_channel(4);
-        let (done, written) = sync_channel(1);
+        // One of each kind.
+        let (to_done, done) = sync_channel(2);
         let journal = Arc::clone(&durable);
         let thread = std::thread::Builder::new().name("atoll-checkpoint".into()).spawn(move || {
             let mut unwanted = VecDeque::new();
-            for task in todo {
+            let mut next = None;
+            while let Some(task) = next.take().or_else(|| todo.recv().ok()) {
                 match task {
                     Task::Remove(segments) => {
                         unwanted.extend(segments);
                         remove(&journal_directory, &mut unwanted);
                     }
                     Task::Free(garbage) => drop(garbage),
-                    Task::Write(layer, checkpoint) => {
+                    Task::Move(layer, position) => {
+                        let is_wanted = || {
+                            next.is_none()
+                                && todo.try_recv().map_or_else(
+                                    |error| error == TryRecvError::Empty,
+                                    |task| {
+                                        next = Some(task);
+                                        false
+                                    },
+                                )
+                        };
+                        match move_rows(&engine, &cache, layer, position, is_wanted) {
+                            Ok(moved) => {
+                                let _ = to_done.send(moved);
+                            }
+                            Err(error) => return on_failure.tell(StoreFailure::Read(error)),
+                        }
+                    }
+                    Task::Write(layer, checkpoint, adopted) => {
                         // K1
                         if !journal.wait_for(checkpoint.position) {
                             return;
                         }
-                        match write(&engine, &cache, &layer, &checkpoint) {
+                        match write(&engine, &cache, &layer, &checkpoint, adopted) {
                             Ok(base) => {
-                                let _ = done.send(Arc::new(base));
+                                let _ = to_done.send(Done { base, what: What::Wrote(adopted) });
                             }
                             // K3
                             Err(error) => return on_failure.tell(StoreFailure::Rows(error)),
@@ -98,7 +142,8 @@ impl Flusher {
                 }
             }
         })?;
-        Ok(Self { tasks: Some(Arc::new(tasks)), written, is_running: false, durable, thread: Some(thread) })
+        let (tasks, thread) = (Some(Arc::new(tasks)), Some(thread));
+        Ok(Self { tasks, done, is_running: false, is_moving: false, durable, thread })
     }
 
     /// Whether a checkpoint was begun and its end not yet picked up.
@@ -107,30 +152,46 @@ impl Flusher {
     }
 
     /// Begins a checkpoint; none is running. K2
-    pub(super) fn begin(&mut self, layer: Arc<Layer>, checkpoint: Checkpoint) {
+    pub(super) fn begin(&mut self, layer: Arc<Layer>, checkpoint: Checkpoint, adopted: Option<LayerId>) {
         debug_assert!(!self.is_running, "K2");
         if let Some(tasks) = &self.tasks {
-            self.is_running = tasks.send(Task::Write(layer, checkpoint)).is_ok();
+            self.is_running = tasks.send(Task::Write(layer, checkpoint, adopted)).is_ok();
         }
     }
 
-    /// The new base, if a checkpoint has ended.
-    pub(super) fn ended(&mut self) -> Option<Arc<Base>> {
-        let base = self.written.try_recv().ok()?;
-        self.is_running = false;
-        Some(base)
+    /// Begins to move rows of the adopted layer, or goes on; nothing else is under way.
+    pub(super) fn begin_move(&mut self, layer: LayerId, position: Position) {
+        if let Some(tasks) = &self.tasks {
+            self.is_moving = tasks.try_send(Task::Move(layer, position)).is_ok();
+        }
     }
 
-    /// Waits for the running checkpoint; `None` when there is none, when it failed, or after `timeout`.
-    pub(super) fn wait(&mut self, timeout: Duration) -> Option<Arc<Base>> {
+    /// Whether rows are being moved.
+    pub(super) fn is_moving(&self) -> bool {
+        self.is_moving
+    }
+
+    /// What has ended, if anything has.
+    pub(super) fn ended(&mut self) -> Option<Done> {
+        let done = self.done.try_recv().ok()?;
+        Some(self.note(done))
+    }
+
+    fn note(&mut self, done: Done) -> Done {
+        match done.what {
+            What::Wrote(_) => self.is_running = false,
+            What::Moved(_) => self.is_moving = false,
+        }
+        done
+    }
+
+    /// Waits for what is under way; `None` when no checkpoint is, when it failed, or after `timeout`.
+    pub(super) fn wait(&mut self, timeout: Duration) -> Option<Done> {
         if !self.is_running {
             return None;
         }
-        match self.written.recv_timeout(timeout) {
-            Ok(base) => {
-                self.is_running = false;
-                Some(base)
-            }
+        match self.done.recv_timeout(timeout) {
+            Ok(done) => Some(self.note(done)),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
                 self.is_running = false;
@@ -167,12 +228,37 @@ fn write(
     cache: &Arc<RowCache>,
     layer: &Layer,
     checkpoint: &Checkpoint,
+    adopted: Option<LayerId>,
 ) -> Result<Base, fjall::Error> {
-    engine.write(layer, checkpoint)?;
+    engine.write(layer, checkpoint, adopted)?;
     let snapshot = engine.snapshot();
     let generation = cache.advance(layer);
     let position = checkpoint.position;
-    Ok(Base { engine: Arc::clone(engine), cache: Arc::clone(cache), snapshot, generation, position })
+    Ok(Base { engine: Arc::clone(engine), cache: Arc::clone(cache), snapshot, generation, position, adopted: None })
+}
+
+/// Moves rows of the adopted layer until all are moved or it is not wanted any longer.
+fn move_rows(
+    engine: &Arc<Engine>,
+    cache: &Arc<RowCache>,
+    layer: LayerId,
+    position: Position,
+    mut is_wanted: impl FnMut() -> bool,
+) -> Result<Done, ReadError> {
+    let mut place = Place::Rows(Vec::new());
+    loop {
+        let moved = engine.move_adopted(layer, &place, MOVED_AT_ONCE)?;
+        let snapshot = engine.snapshot();
+        let generation = cache.advance(&moved.rows);
+        match moved.next {
+            Some(next) if is_wanted() => place = next,
+            next => {
+                let (engine, cache) = (Arc::clone(engine), Arc::clone(cache));
+                let base = Base { engine, cache, snapshot, generation, position, adopted: None };
+                return Ok(Done { base, what: What::Moved(next.is_none()) });
+            }
+        }
+    }
 }
 
 /// Deletes segments from the front of `unwanted`; what cannot be deleted is tried again with the next ones. K4

@@ -289,9 +289,9 @@ impl Reader<'_> {
 }
 
 fn damaged(path: &std::path::Path, offset: u64) -> ReadError {
-    ReadError(format!("{} is damaged at byte {offset}", path.display()))
+    ReadError::Failed(format!("{} is damaged at byte {offset}", path.display()))
 }
 
 fn failed(path: &std::path::Path, error: &std::io::Error) -> ReadError {
-    ReadError(format!("{}: {error}", path.display()))
+    ReadError::Failed(format!("{}: {error}", path.display()))
 }

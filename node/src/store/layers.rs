@@ -5,11 +5,12 @@
 //! costs a few reference counts, whatever the number of rows.
 
 use super::cache::RowCache;
-use super::engine::{Engine, StoredRow, StoredRows};
+use super::engine::Engine;
 use super::layer::Layer;
+use super::stored::{StoredRow, StoredRows};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
-use atoll_replication::Position;
 use atoll_replication::sketch::RowId;
+use atoll_replication::{LayerId, Position};
 use fjall::Snapshot;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -23,10 +24,29 @@ pub(super) struct Base {
     pub(super) generation: u64,
     /// The last entry that it contains, durably.
     pub(super) position: Position,
+    /// The layer whose rows hold before those that were moved. Shown by the snapshot.
+    pub(super) adopted: Option<LayerId>,
 }
 
 impl Base {
+    /// The engine as it is now, on the same generation; nothing writes rows to it at this moment.
+    pub(super) fn again(&self, adopted: Option<LayerId>) -> Self {
+        let (engine, cache) = (Arc::clone(&self.engine), Arc::clone(&self.cache));
+        let snapshot = engine.snapshot();
+        Self { engine, cache, snapshot, generation: self.generation, position: self.position, adopted }
+    }
+
+    /// What the adopted layer says, which the cache knows nothing of.
+    fn adopted_row(&self, key: &RowKey) -> Result<Option<Option<Arc<Row>>>, ReadError> {
+        let Some(layer) = self.adopted else { return Ok(None) };
+        let row = self.engine.adopted_row(&self.snapshot, layer, key)?;
+        Ok(row.map(|row| (!row.is_empty()).then_some(row)))
+    }
+
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        if let Some(row) = self.adopted_row(key)? {
+            return Ok(row);
+        }
         if let Some(known) = self.cache.get(key, self.generation) {
             return Ok(known);
         }
@@ -37,6 +57,9 @@ impl Base {
 
     /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
     fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        if let Some(row) = self.adopted_row(key)? {
+            return Ok(row);
+        }
         match self.cache.get(key, self.generation) {
             Some(known) => Ok(known),
             None => self.engine.row(&self.snapshot, key),
@@ -64,19 +87,46 @@ pub(super) struct Layers {
 impl Layers {
     /// One row; an empty one is none.
     pub(super) fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        self.row_on(&self.base, key)
+    }
+
+    /// [`Self::row`] on another base than that of these layers.
+    pub(super) fn row_on(&self, base: &Base, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
             Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
-            None => self.base.row(key),
+            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
+            None => base.row(key),
         }
+    }
+
+    /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
+    pub(super) fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
+        match self.memtable.rows.get(key).or_else(frozen) {
+            Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
+            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
+            None => self.base.row_once(key),
+        }
+    }
+
+    /// Whether nobody knows what a row should hold that no layer in memory has.
+    fn is_unknown(&self, key: &RowKey) -> bool {
+        let names = |layer: &Layer| layer.unknown.contains_key(key);
+        names(&self.memtable) || self.frozen.as_deref().is_some_and(names)
     }
 
     /// How many rows of a collection hold something.
     pub(super) fn count(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        self.count_on(&self.base, collection)
+    }
+
+    /// [`Self::count`] on another base.
+    pub(super) fn count_on(&self, base: &Base, collection: &CollectionKey) -> Result<u64, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.counts.get(collection));
         match self.memtable.counts.get(collection).or_else(frozen) {
             Some(count) => Ok(*count),
-            None => self.base.engine.count(&self.base.snapshot, collection),
+            None => base.engine.count(&base.snapshot, base.adopted, collection),
         }
     }
 
@@ -94,22 +144,55 @@ impl Layers {
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>),
     ) -> Result<(), ReadError> {
         let base = &self.base;
+        let in_memory = |key: &RowKey| {
+            let mentions = |layer: &Layer| layer.rows.contains_key(key);
+            mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions)
+        };
+        if let Some(layer) = base.adopted {
+            base.engine.aside_keys(&base.snapshot, layer, ids, &mut |key| {
+                if in_memory(&key) {
+                    return Ok(());
+                }
+                if self.is_unknown(&key) {
+                    return Err(ReadError::Damaged(key));
+                }
+                if let Some(Some(row)) = base.adopted_row(&key)? {
+                    visitor(&key, &row);
+                }
+                Ok(())
+            })?;
+        }
         base.engine.visit_keys(&base.snapshot, ids, &mut |key| {
-            let mentions = |layer: &Layer| layer.rows.contains_key(&key);
-            if mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions) {
+            if in_memory(&key) || base.adopted_row(&key)?.is_some() {
                 return Ok(());
+            }
+            if self.is_unknown(&key) {
+                return Err(ReadError::Damaged(key));
             }
             match base.row_once(&key)? {
                 Some(row) => visitor(&key, &row),
-                None => return Err(ReadError(format!("the index by id names a row {key:?} that is not there"))),
+                None => {
+                    return Err(ReadError::Failed(format!("the index by id names a row {key:?} that is not there")));
+                }
             }
             Ok(())
         })
     }
 
-    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`]. `above` are rows of a layer above these.
-    pub(super) fn visit<'a>(
+    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`].
+    pub(super) fn visit(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+    ) -> Result<(), ReadError> {
+        self.visit_on(&self.base, None, prefix, from, visitor)
+    }
+
+    /// [`Self::visit`] on another base. `above` are rows of a layer above these.
+    pub(super) fn visit_on<'a>(
         &'a self,
+        base: &Base,
         above: Option<MemoryRows<'a>>,
         prefix: &[u8],
         from: &[u8],
@@ -120,8 +203,9 @@ impl Layers {
         memory.extend(above.map(Iterator::peekable));
         memory.push(rows_from(&self.memtable, from).peekable());
         memory.extend(self.frozen.as_ref().map(|layer| rows_from(layer, from).peekable()));
-        let stored = Stored::begin(self.base.engine.rows_from(&self.base.snapshot, from))?;
-        merge(memory, stored, prefix, visitor)
+        let stored = Stored::begin(base.engine.rows_from(&base.snapshot, base.adopted, from)?)?;
+        let known = |key: RowKey| if self.is_unknown(&key) { Err(ReadError::Damaged(key)) } else { Ok(key) };
+        merge(memory, stored, prefix, &known, visitor).map_err(|error| base.engine.suspects.note(error))
     }
 }
 
@@ -156,6 +240,7 @@ fn merge(
     mut memory: Vec<Peekable<MemoryRows<'_>>>,
     mut stored: Stored,
     prefix: &[u8],
+    known: &dyn Fn(RowKey) -> Result<RowKey, ReadError>,
     visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
 ) -> Result<(), ReadError> {
     loop {
@@ -179,7 +264,7 @@ fn merge(
                 return Ok(());
             }
             let (key, row) = head.decode()?;
-            if !visitor(&key, &row) {
+            if !visitor(&known(key)?, &row) {
                 return Ok(());
             }
             stored.advance()?;

@@ -22,6 +22,8 @@
 //! tail: it would write and sync every row twice where one append is enough. `docs/decisions/0003-journal-and-row-engine.md`
 //! has the figures, `docs/internals/storage.md` the formats.
 
+mod aside;
+mod aside_rows;
 mod cache;
 mod checkpoint;
 mod commit;
@@ -39,18 +41,24 @@ mod journal;
 mod layer;
 mod layers;
 mod node_store;
+mod over;
 mod pin;
 mod preparer;
 mod replay;
 mod retention;
+mod salvage;
 mod scan;
+mod scrub;
 mod segment;
 mod sketch_file;
 mod state;
+mod stored;
+mod suspects;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod view;
+mod whole;
 
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};

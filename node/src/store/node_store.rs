@@ -1,12 +1,13 @@
 //! The store of a node: what the replica thread owns, and what it hands to readers and to the disk.
 
+use super::aside::AsideBuilder;
 use super::cache::RowCache;
 use super::checkpoint::Checkpoint;
 use super::commit::{CommitQueue, Committer, Durable};
 use super::config::{Retention, StoreConfig};
 use super::digests::{Digests, SketchSize};
 use super::directory::Directory;
-use super::engine::Engine;
+use super::engine::{Engine, HoleDigests};
 use super::error::{FailureHandler, OpenError, StoreFailure};
 use super::flush::Flusher;
 use super::group::Group;
@@ -15,13 +16,17 @@ use super::layers::Base;
 use super::preparer::Preparer;
 use super::replay::{Replayed, replay};
 use super::retention::Horizon;
+use super::salvage;
+use super::scrub::{ScrubCounts, Scrubber};
 use super::sketch_file;
 use super::state::{CheckpointRule, State};
 use super::view::Views;
 use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::Cell;
 use atoll_replication::sketch::Sketch;
-use atoll_replication::{Entry, Pinned, Position, RecordBytes, Recovered, RowChanges, Store};
+use atoll_replication::{
+    Aside, AsideUse, Entry, Holes, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges, Store,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -66,6 +71,7 @@ pub struct StoreStats {
     log_bytes: AtomicU64,
     segments_dropped: AtomicU64,
     segments_dropped_by_cap: AtomicU64,
+    scrub: Arc<ScrubCounts>,
 }
 
 /// The volatile state, owned by the replica thread.
@@ -77,7 +83,9 @@ pub struct NodeStore {
     stats: Arc<StoreStats>,
     retain: Retention,
     sketch_path: PathBuf,
+    aside: AsideBuilder,
     on_failure: FailureHandler,
+    scrubber: Scrubber,
 }
 
 impl NodeStore {
@@ -99,9 +107,11 @@ impl NodeStore {
         config.segment_bytes = config.segment_bytes.min(SEGMENT_BYTES_MAX).min(fitting);
         let on_failure = FailureHandler::new(on_failure);
         let directory = Arc::new(Directory::open(&config.dir)?);
-        let (engine, mut checkpoint) = Engine::open(&directory, config.cache_bytes / 2, &config.digest_key)?;
-        let digests =
-            Digests::new(config.digest_key.clone(), open_sketch(&config, &directory, &engine, &mut checkpoint)?);
+        let (engine, checkpoint, sketch, holes) = open_rows(&config, &directory)?;
+        for key in holes.keys() {
+            tracing::error!(row = ?key, "a stored row is damaged: it is not read until a peer has repaired it");
+        }
+        let digests = Digests::new(config.digest_key.clone(), sketch, holes);
         let (engine, cache) = (Arc::new(engine), Arc::new(RowCache::new(config.cache_bytes / 2)));
         // What is read while opening is synced before it is read.
         let durable = Arc::new(Durable::new(Position(u64::MAX)));
@@ -114,7 +124,8 @@ impl NodeStore {
         );
         let flusher = flusher.map_err(OpenError::io(&config.dir))?;
         let (snapshot, position) = (engine.snapshot(), checkpoint.position);
-        let base = Arc::new(Base { engine, cache, snapshot, generation: 0, position });
+        let adopted = engine.adopted().map_err(|source| OpenError::Rows { path: directory.rows(), source })?;
+        let base = Arc::new(Base { engine, cache, snapshot, generation: 0, position, adopted });
         let rule = CheckpointRule { memtable_bytes: config.memtable_bytes, every: config.checkpoint_every };
         let mut state = State::new(base, checkpoint, digests, flusher, rule);
         let replayed = replay(&directory.journal(), &config, &mut state)?;
@@ -148,7 +159,12 @@ impl NodeStore {
         let commits = committer.start().map_err(OpenError::io(&path))?;
         let views = Arc::new(Views::new(Arc::new(state.view())));
         let stats = Arc::new(StoreStats::default());
+        let engine = Arc::clone(&state.base().engine);
+        let scrubber = Scrubber::start(engine, config.scrub_every, Arc::clone(&stats.scrub), on_failure.clone());
+        let scrubber = scrubber.map_err(OpenError::io(&config.dir))?;
         stats.cut_bytes.store(replayed.cut_bytes, Relaxed);
+        let (engine, adopted) = (&state.base().engine, state.base().adopted);
+        let aside = AsideBuilder::start(engine, adopted, on_failure.clone()).map_err(OpenError::io(&config.dir))?;
         let recovered = state.synced().state.clone();
         let store = Self {
             journal: replayed.journal,
@@ -157,7 +173,9 @@ impl NodeStore {
             stats,
             retain: config.retain,
             sketch_path: directory.sketch(),
+            aside,
             on_failure,
+            scrubber,
         };
         store.count();
         Ok(Opened { store, recovered, views, commits })
@@ -182,7 +200,7 @@ impl NodeStore {
         let garbage = self.state.drive_checkpoints();
         if changed || garbage.is_some() {
             let before = self.views.publish(Arc::new(self.state.view()));
-            if let Some(frozen) = garbage {
+            if let Some(frozen) = garbage.flatten() {
                 self.state.free(frozen, before);
             }
             self.count();
@@ -201,6 +219,8 @@ impl NodeStore {
                 // It only spares reading the rows.
                 tracing::warn!(%error, "the sketch of all rows was not stored");
             }
+        } else if let Err(error) = sketch_file::remove(&self.sketch_path) {
+            tracing::warn!(%error, "an old sketch of all rows was not removed");
         }
     }
 
@@ -224,6 +244,24 @@ impl NodeStore {
         stats.checkpoint.store(self.state.base().generation, Relaxed);
         stats.position.store(self.state.synced().position.0, Relaxed);
         stats.log_bytes.store(self.journal.bytes(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl NodeStore {
+    /// Flips a bit of a stored row.
+    pub(super) fn damage(&self, key: &RowKey) {
+        self.state.base().engine.damage(key).expect("written");
+    }
+
+    /// Has the engine write tables.
+    pub(super) fn flush(&self) {
+        self.state.base().engine.flush().expect("written");
+    }
+
+    /// Stores another row under a key, past the index, as an engine that lost a write would show an older one.
+    pub(super) fn put_back(&self, key: &RowKey, row: &Row) {
+        self.state.base().engine.put_back(key, row).expect("written");
     }
 }
 
@@ -282,10 +320,41 @@ impl StoreStats {
         self.segments_dropped_by_cap.load(Relaxed)
     }
 
+    /// Rows that the scrubber has read.
+    #[must_use]
+    pub fn scrub_rows(&self) -> u64 {
+        self.scrub.rows.load(Relaxed)
+    }
+
+    /// Those of them that were damaged.
+    #[must_use]
+    pub fn scrub_failures(&self) -> u64 {
+        self.scrub.failures.load(Relaxed)
+    }
+
     /// Bytes of an unfinished write that were cut off when the store was opened.
     #[must_use]
     pub fn cut_bytes(&self) -> u64 {
         self.cut_bytes.load(Relaxed)
+    }
+}
+
+/// The rows, and what is known of them. If the engine finds its files damaged, they are made anew.
+fn open_rows(
+    config: &StoreConfig,
+    directory: &Arc<Directory>,
+) -> Result<(Engine, Checkpoint, Sketch, HoleDigests), OpenError> {
+    salvage::settle(directory)?;
+    let open = || Engine::open(directory, config.cache_bytes / 2, &config.digest_key);
+    let (engine, mut checkpoint) = open()?;
+    match open_sketch(config, directory, &engine, &mut checkpoint) {
+        Err(OpenError::RowsDamaged { .. }) if engine.has_damaged_blocks() => {
+            salvage::salvage(engine, directory, &config.digest_key)?;
+            let (engine, mut checkpoint) = open()?;
+            let (sketch, holes) = open_sketch(config, directory, &engine, &mut checkpoint)?;
+            Ok((engine, checkpoint, sketch, holes))
+        }
+        opened => opened.map(|(sketch, holes)| (engine, checkpoint, sketch, holes)),
     }
 }
 
@@ -295,7 +364,7 @@ fn open_sketch(
     directory: &Directory,
     engine: &Engine,
     checkpoint: &mut Checkpoint,
-) -> Result<Sketch, OpenError> {
+) -> Result<(Sketch, HoleDigests), OpenError> {
     let path = directory.rows();
     let damaged = |error: ReadError| OpenError::RowsDamaged { path: path.clone(), what: error.to_string() };
     let size = SketchSize { rows_min: config.sketch_rows_min, cells: config.sketch_cells };
@@ -303,9 +372,25 @@ fn open_sketch(
         tracing::info!(rows = checkpoint.rows, "the cluster's secret is another one: every row is indexed anew");
         return engine.reindex(checkpoint, size).map_err(damaged);
     }
-    match sketch_file::load(&directory.sketch(), checkpoint, engine.fingerprint(), size) {
-        Some(sketch) => Ok(sketch),
+    let stored = sketch_file::load(&directory.sketch(), checkpoint, engine.fingerprint(), size);
+    // It is for one start: whoever starts after a process that found damage, or ended by it, reads every row.
+    sketch_file::remove(&directory.sketch()).map_err(OpenError::io(directory.sketch()))?;
+    match stored {
+        Some(sketch) => Ok((sketch, HoleDigests::new())),
         None => engine.scan(checkpoint, size).map_err(damaged),
+    }
+}
+
+#[cfg(test)]
+impl NodeStore {
+    /// Flips a bit of a layer's row.
+    pub(super) fn damage_aside(&self, layer: atoll_replication::LayerId, key: &RowKey) {
+        self.state.base().engine.damage_aside(layer, key).expect("written");
+    }
+
+    /// Entries that the engine has of layers.
+    pub(super) fn aside_entries(&self) -> usize {
+        self.state.base().engine.aside_entries()
     }
 }
 
@@ -331,7 +416,15 @@ impl RowSource for NodeStore {
 impl Store for NodeStore {
     fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
         let position = self.journal.append(&entry);
-        if let Err(error) = self.state.absorb(position, entry, rows) {
+        let layer = if let Entry::Adopt(adoption) = &entry { adoption.layer } else { None };
+        let absorbed = match layer {
+            None => self.state.absorb(position, entry, rows),
+            Some(layer) => self.state.with_repairs_of(layer, rows).and_then(|rows| {
+                let adopting = self.aside.adopt(layer, &rows)?;
+                self.state.absorb_layer(position, entry, rows, &adopting)
+            }),
+        };
+        if let Err(error) = absorbed {
             // The rows it changes were read a moment ago; now the counts of their sets cannot be.
             self.on_failure.tell(StoreFailure::Read(error));
         }
@@ -347,6 +440,8 @@ impl Store for NodeStore {
     }
 
     fn truncate(&mut self, stable: &VersionVector) -> bool {
+        // On a node at rest nothing else does.
+        self.drive_checkpoints(false);
         let unlogged = &self.state.synced().state.clocks.unlogged;
         let horizon = Horizon { stable, unlogged, checkpoint: self.state.base().position };
         let found = self.journal.droppable(&self.retain, &horizon);
@@ -368,11 +463,71 @@ impl Store for NodeStore {
         true
     }
 
+    fn holes(&mut self) -> Arc<Holes> {
+        match self.state.holes() {
+            Ok(holes) => Arc::clone(holes),
+            Err(error) => {
+                self.on_failure.tell(StoreFailure::Read(error));
+                Arc::default()
+            }
+        }
+    }
+
+    fn scrub(&self) {
+        self.scrubber.now();
+    }
+
     fn synced_root(&self) -> Cell {
         self.views.current().root()
     }
 
     fn pin(&mut self) -> Arc<dyn Pinned> {
         Arc::new(self.state.pin())
+    }
+}
+
+impl Aside for NodeStore {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+        let position = self.last();
+        self.aside.begin(pinned, position);
+    }
+
+    fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
+        self.aside.put(rows);
+    }
+
+    fn note_aside(&mut self, changed: Vec<RowKey>, pinned: Arc<dyn Pinned>) {
+        let position = self.last();
+        self.aside.note(changed, pinned, position);
+    }
+
+    fn over_aside(&mut self) -> Option<Arc<dyn Pinned>> {
+        self.aside.over()
+    }
+
+    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
+        self.aside.merge(context, theirs);
+    }
+
+    fn merged_aside(&mut self) -> Option<Merged> {
+        let (merged, position) = self.aside.merged()?;
+        self.drive_checkpoints(false);
+        self.state.is_below(position).then_some(merged)
+    }
+
+    fn aside_row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        self.aside.raw(key)
+    }
+
+    fn aside_use(&self) -> AsideUse {
+        self.aside.usage()
+    }
+
+    fn drop_aside(&mut self) {
+        self.aside.drop_layer();
+    }
+
+    fn is_moving_aside(&self) -> bool {
+        self.state.is_moving()
     }
 }

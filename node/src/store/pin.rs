@@ -27,6 +27,8 @@ pub(super) struct Pin {
 struct State {
     layers: Layers,
     sketch: Arc<Sketch>,
+    /// How many rows there are.
+    rows: u64,
     key: DigestKey,
     /// Rows that layers in memory mention, the empty ones too, by id.
     in_memory: OnceLock<Vec<(RowId, RowKey, Arc<Row>)>>,
@@ -34,8 +36,8 @@ struct State {
 
 impl Pin {
     /// Pins what `layers` show; `sketch` is theirs.
-    pub(super) fn new(layers: Layers, sketch: Arc<Sketch>, key: DigestKey, bin: Bin) -> Self {
-        Self { state: Arc::new(State { layers, sketch, key, in_memory: OnceLock::new() }), bin }
+    pub(super) fn new(layers: Layers, sketch: Arc<Sketch>, rows: u64, key: DigestKey, bin: Bin) -> Self {
+        Self { state: Arc::new(State { layers, sketch, rows, key, in_memory: OnceLock::new() }), bin }
     }
 }
 
@@ -60,6 +62,10 @@ impl Pinned for Pin {
         &self.state.sketch
     }
 
+    fn rows(&self) -> u64 {
+        self.state.rows
+    }
+
     fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {
         let in_memory = self.state.in_memory.get_or_init(|| self.state.index());
         for id in ids {
@@ -76,7 +82,7 @@ impl Pinned for Pin {
 
 impl RowSource for Pin {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
-        self.state.layers.row(key)
+        self.state.layers.row_once(key)
     }
 
     fn visit(
@@ -85,7 +91,7 @@ impl RowSource for Pin {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        self.state.layers.visit(None, prefix, from, visitor)
+        self.state.layers.visit(prefix, from, visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {

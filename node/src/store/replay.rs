@@ -9,6 +9,7 @@
 //! later segment or the checkpoint proves to have been durable.
 
 use super::StoreConfig;
+use super::aside::readopt;
 use super::error::OpenError;
 use super::group::Layout;
 use super::index::Index;
@@ -16,8 +17,9 @@ use super::journal::Journal;
 use super::scan::{Ending, Scanned, scan};
 use super::segment::{self, HeaderError};
 use super::state::State;
+use atoll_crdt::ReadError;
 use atoll_crdt::codec::DecodeError;
-use atoll_replication::{Entry, Position, row_changes};
+use atoll_replication::{Entry, LayerId, Position, RowChanges, replayed_changes};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -167,6 +169,15 @@ impl Reading<'_> {
         Ok((file, scanned))
     }
 
+    /// An entry that names a layer: as when it was appended, everything before it is in the engine first.
+    fn adopt(&mut self, layer: LayerId, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
+        self.state.checkpoint();
+        let empty = self.state.digests().empty();
+        let rows = self.state.with_repairs_of(layer, rows)?;
+        let adopting = readopt(&self.state.base().engine, layer, &rows, empty, &*self.state)?;
+        self.state.absorb_layer(position, entry, rows, &adopting)
+    }
+
     fn entry(&mut self, path: &Path, position: Position, offset: usize, body: &[u8]) -> Result<(), OpenError> {
         let at = |what: String| damaged(path.into(), offset as u64, what);
         let entry = Entry::decode(body).map_err(|error| undecodable(path, offset, error))?;
@@ -180,12 +191,22 @@ impl Reading<'_> {
             Entry::Record(bytes) => {
                 let record = bytes.decode().map_err(|error| undecodable(path, offset, error))?;
                 let context = &self.state.synced().state.clocks.context;
-                row_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?
+                let (changes, holes) =
+                    replayed_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?;
+                for key in &holes {
+                    self.state.forget(key).map_err(|error| at(error.to_string()))?;
+                }
+                changes
             }
             Entry::Adopt(adoption) => adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?,
             Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
         };
-        self.state.absorb(position, entry, rows).map_err(|error| at(error.to_string()))?;
+        let layer = if let Entry::Adopt(adoption) = &entry { adoption.layer } else { None };
+        let absorbed = match layer {
+            None => self.state.absorb(position, entry, rows),
+            Some(layer) => self.adopt(layer, position, entry, rows),
+        };
+        absorbed.map_err(|error| at(error.to_string()))?;
         self.state.settle(position);
         if position.0.is_multiple_of(DRIVE_EVERY) {
             self.state.drive_checkpoints();

@@ -32,6 +32,14 @@ pub(super) fn store(path: &Path, checkpoint: &Checkpoint, key: Fingerprint, sket
     std::fs::rename(new, path)
 }
 
+/// Removes what a process left.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The sketch of the rows at `checkpoint`, if it is stored. F1, F2
 pub(super) fn load(path: &Path, checkpoint: &Checkpoint, key: Fingerprint, size: SketchSize) -> Option<Sketch> {
     let bytes = std::fs::read(path).ok()?;

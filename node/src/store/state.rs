@@ -4,21 +4,26 @@
 //! reads. When it is synced it *settles*: its rows move into the memtable, and its clocks into the synced state. When
 //! the memtable is large or old it is *frozen* and written to the engine as one checkpoint, with that synced state.
 //!
+//! An entry that names a layer makes its rows hold below those in memory and above those in the engine: first for the
+//! replica, when it settles for all. The next checkpoint says so in the engine, and from then on the layer's rows are moved.
+//!
 //! **What always holds.** S1: the synced state and the memtable are those of one position, so a checkpoint is a state.
 //! S2: the overlay holds the newest row of each key that an unsynced entry changed, and nothing else. S3: the count of a
 //! set, that of all rows, and the sum over all rows change with the row that changes them, through all stages. S4: the rows in memory are bounded: one that would
-//! make the memtable twice its size waits for the running checkpoint.
+//! make the memtable twice its size waits for the running checkpoint. S5: when an entry names a layer, no row in memory is older than
+//! the layer's pin, and no checkpoint runs whose rows a snapshot might show before their generation.
 
+use super::aside::Adopting;
 use super::checkpoint::Checkpoint;
 use super::digests::Digests;
-use super::flush::Flusher;
+use super::flush::{Done, Flusher, What};
 use super::layer::Layer;
 use super::layers::{Base, Layers};
 use super::pin::Pin;
 use super::view::View;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
-use atoll_replication::sketch::{Cell, Sketch};
-use atoll_replication::{Entry, Position, RowChanges};
+use atoll_replication::sketch::{Cell, RowDigest, Sketch};
+use atoll_replication::{Entry, HOLES_MAX, Holes, LayerId, Position, RowChange, RowChanges};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -43,6 +48,8 @@ struct Unsynced {
     counts: Vec<(CollectionKey, u64)>,
     /// The sum over all rows after it.
     root: Cell,
+    /// How many more rows the layer that it names makes.
+    layer_rows: i64,
 }
 
 /// What settling changed.
@@ -68,6 +75,10 @@ pub(super) struct CheckpointRule {
 pub(super) struct State {
     overlay: Overlay,
     layers: Layers,
+    /// The base as the replica sees it, while an entry that names a layer is not synced.
+    ahead: Option<Arc<Base>>,
+    /// Whether the engine knows of the adopted layer.
+    adopted_in_engine: bool,
     digests: Digests,
     /// What has settled. S1
     synced: Checkpoint,
@@ -77,6 +88,13 @@ pub(super) struct State {
     changed_at: Option<Instant>,
     flusher: Flusher,
     rule: CheckpointRule,
+    /// The rows of [`Digests::holes`], as they are told.
+    holes: Arc<Holes>,
+    /// Those that were found while [`Self::ahead`] is, with what the sketch has for them: the memtable takes them when the entry settles,
+    /// since the engine's rows are what readers see until then.
+    unsettled_holes: Vec<(RowKey, RowDigest)>,
+    /// Whether the memtable, and what is frozen, have rows that were only written again. S5
+    rewritten: (bool, bool),
 }
 
 impl State {
@@ -88,8 +106,128 @@ impl State {
         flusher: Flusher,
         rule: CheckpointRule,
     ) -> Self {
-        let layers = Layers { memtable: Layer::default(), frozen: None, base };
-        Self { overlay: Overlay::default(), layers, digests, synced, context: None, changed_at: None, flusher, rule }
+        let adopted_in_engine = base.adopted.is_some();
+        let mut layers = Layers { memtable: Layer::default(), frozen: None, base };
+        // Some may be there and be others than they should be.
+        layers.memtable.unknown = digests.holes().iter().map(|(key, digest)| (key.clone(), *digest)).collect();
+        let holes = told(&digests);
+        Self {
+            overlay: Overlay::default(),
+            layers,
+            ahead: None,
+            adopted_in_engine,
+            digests,
+            synced,
+            context: None,
+            changed_at: None,
+            flusher,
+            rule,
+            holes,
+            unsettled_holes: Vec::new(),
+            rewritten: (false, false),
+        }
+    }
+
+    /// The rows that are damaged, after a look at what reads came upon since the last time.
+    ///
+    /// # Errors
+    /// The storage failed, or so many are that it is no store any more.
+    pub(super) fn holes(&mut self) -> Result<&Arc<Holes>, ReadError> {
+        let suspects = Arc::clone(&self.layers.base.engine.suspects);
+        if suspects.has_blocks() {
+            let what = "its files are damaged; the next start copies what can be read of them into new ones";
+            return Err(ReadError::Failed(what.into()));
+        }
+        for key in suspects.take() {
+            self.examine(&key)?;
+        }
+        Ok(&self.holes)
+    }
+
+    /// A read found a row damaged. It is a hole until it is repaired, even if its bytes come back; unless something newer is
+    /// in memory, which will be written over it, or what it held is known from the cache.
+    fn examine(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        if self.holes.contains_key(key) || self.is_in_memory(key) {
+            return Ok(());
+        }
+        let base = Arc::clone(self.base_now());
+        if base.engine.is_whole(&base.snapshot, base.adopted, key.as_bytes())? {
+            return Ok(());
+        }
+        let digest = base.engine.digest(&base.snapshot, base.adopted, key.as_bytes())?;
+        self.changed_at.get_or_insert_with(Instant::now);
+        match self.layers.row_on(&base, key) {
+            // The next read finds it again.
+            Ok(Some(row)) if self.ahead.is_some() && self.digests.key().digest(key, &row) == digest => {}
+            Ok(Some(row)) if self.digests.key().digest(key, &row) == digest => {
+                self.rewritten.0 = true;
+                tracing::warn!(row = ?key, "a stored row was found damaged and is at hand: it is written again");
+                self.layers.memtable.put(key.clone(), row);
+            }
+            Ok(_) | Err(ReadError::Damaged(_)) => {
+                if self.holes.len() >= HOLES_MAX {
+                    return Err(ReadError::Failed(format!("more than {HOLES_MAX} rows are damaged")));
+                }
+                tracing::error!(row = ?key, "a stored row is damaged: it is not read until a peer has repaired it");
+                self.add_hole(key, digest);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn add_hole(&mut self, key: &RowKey, digest: RowDigest) {
+        if self.ahead.is_some() {
+            self.unsettled_holes.push((key.clone(), digest));
+        } else {
+            self.layers.memtable.unknown.insert(key.clone(), digest);
+        }
+        self.digests.add_hole(key.clone(), digest);
+        self.holes = told(&self.digests);
+    }
+
+    /// What an entry changes that names a layer: holes are repaired by the layer's merged rows, like by rows of the entry itself,
+    /// which are newer where both mention a key. A row that is damaged in the layer too stays a hole; see [`Self::absorb_layer`].
+    pub(super) fn with_repairs_of(&self, layer: LayerId, mut rows: RowChanges) -> Result<RowChanges, ReadError> {
+        if self.holes.is_empty() {
+            return Ok(rows);
+        }
+        let (engine, own) = (&self.layers.base.engine, rows.len());
+        let snapshot = engine.snapshot();
+        for key in self.holes.keys() {
+            let is_own = rows[..own].binary_search_by(|change| change.key.cmp(key)).is_ok();
+            if is_own {
+                continue;
+            }
+            match engine.adopted_row(&snapshot, layer, key) {
+                Ok(Some(after)) => {
+                    let before = Some(Arc::new(Row::empty()));
+                    rows.push(RowChange { key: key.clone(), before, after });
+                }
+                Ok(None) | Err(ReadError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(rows)
+    }
+
+    fn is_in_memory(&self, key: &RowKey) -> bool {
+        let layers = &self.layers;
+        self.overlay.rows.contains_key(key)
+            || layers.memtable.rows.contains_key(key)
+            || layers.frozen.as_ref().is_some_and(|frozen| frozen.rows.contains_key(key))
+    }
+
+    /// A replay could not bring a damaged row to where it was: what the engine has of it is behind.
+    pub(super) fn forget(&mut self, key: &RowKey) -> Result<(), ReadError> {
+        self.examine(key)?;
+        if self.holes.contains_key(key) {
+            let digest = self.layers.base.engine.unknown(key.as_bytes());
+            self.layers.memtable.unknown.insert(key.clone(), digest);
+            self.synced.root = self.digests.forget(key, digest);
+        }
+        Ok(())
     }
 
     /// The state after every synced entry.
@@ -103,15 +241,88 @@ impl State {
     /// The storage failed: the process must end.
     pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
         let counts = self.counts_after(&rows)?;
+        for change in rows.iter().filter(|change| change.is_repair()) {
+            // One that was found this moment.
+            self.examine(&change.key)?;
+        }
         let root = self.digests.absorb(&rows);
+        if self.holes.len() != self.digests.holes().len() {
+            let repaired = self.holes.len() - self.digests.holes().len();
+            self.holes = told(&self.digests);
+            tracing::info!(repaired, left = self.holes.len(), "damaged rows were repaired from a peer");
+        }
         for change in &rows {
             self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
         }
-        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts, root });
+        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts, root, layer_rows: 0 });
         Ok(())
+    }
+
+    /// Takes in an appended entry that names a layer. S5
+    ///
+    /// # Errors
+    /// The storage failed: the process must end.
+    pub(super) fn absorb_layer(
+        &mut self,
+        position: Position,
+        entry: Entry,
+        rows: RowChanges,
+        adopting: &Adopting,
+    ) -> Result<(), ReadError> {
+        let base = Arc::new(self.layers.base.again(Some(adopting.layer)));
+        let counts = self.counts_on(&base, &rows, adopting)?;
+        self.digests.absorb_sketch(&adopting.sketch);
+        for key in self.holes.keys().filter(|key| !adopting.shadowed.contains_key(*key)) {
+            if let Some(sums) = base.engine.aside_sums(&base.snapshot, adopting.layer, key.as_bytes())? {
+                // Damaged in the layer too: the sketch has for it now what the layer made of it.
+                self.digests.add_hole(key.clone(), sums.after);
+                self.unsettled_holes.push((key.clone(), sums.after));
+            }
+        }
+        self.ahead = Some(base);
+        for (collection, count) in &counts {
+            self.overlay.counts.insert(collection.clone(), (position, *count));
+        }
+        self.absorb(position, entry, rows)?;
+        if let Some(unsynced) = self.overlay.entries.back_mut() {
+            unsynced.layer_rows = adopting.rows;
+            // Those that the entry itself changes are counted in, and come last.
+            let own = std::mem::replace(&mut unsynced.counts, counts);
+            unsynced.counts.extend(own);
+        }
+        Ok(())
+    }
+
+    /// The counts in memory, which say nothing of the layer yet, and those of rows that the entry itself sets, as the layer leaves
+    /// them without these rows. S3
+    fn counts_on(
+        &self,
+        base: &Base,
+        rows: &RowChanges,
+        adopting: &Adopting,
+    ) -> Result<Vec<(CollectionKey, u64)>, ReadError> {
+        let mut less: BTreeMap<CollectionKey, i64> = BTreeMap::new();
+        let frozen = self.layers.frozen.iter().flat_map(|layer| layer.counts.keys());
+        for collection in self.overlay.counts.keys().chain(self.layers.memtable.counts.keys()).chain(frozen) {
+            less.insert(collection.clone(), 0);
+        }
+        for change in rows {
+            if let Some(shadowed) = adopting.shadowed.get(&change.key) {
+                let collection = change.key.collection();
+                if collection.data_type() == DataType::Set {
+                    *less.entry(collection).or_default() += shadowed;
+                }
+            }
+        }
+        let counts = less.into_iter().map(|(collection, less)| {
+            let more = base.engine.adopted_change(&base.snapshot, adopting.layer, &collection)?;
+            let before = self.live_rows(&collection)?;
+            Ok((collection, before.saturating_add_signed(more - less)))
+        });
+        counts.collect()
     }
 
     /// The counts of sets as these rows will leave them. S3
@@ -149,12 +360,26 @@ impl State {
             self.synced.state.replay(&unsynced.entry);
             self.synced.position = unsynced.position;
             self.synced.root = unsynced.root;
+            self.synced.rows = self.synced.rows.saturating_add_signed(unsynced.layer_rows);
+            if matches!(&unsynced.entry, Entry::Adopt(adoption) if adoption.layer.is_some()) {
+                self.adopt_layer(&mut settled);
+            }
             self.settle_rows(unsynced, &mut settled);
         }
         if !self.layers.memtable.is_empty() {
             self.changed_at.get_or_insert_with(Instant::now);
         }
         settled
+    }
+
+    /// The layer holds for readers too.
+    fn adopt_layer(&mut self, settled: &mut Settled) {
+        if let Some(base) = self.ahead.take() {
+            self.layers.base = base;
+        }
+        self.layers.memtable.unknown.extend(std::mem::take(&mut self.unsettled_holes));
+        self.adopted_in_engine = false;
+        settled.system = true;
     }
 
     fn settle_rows(&mut self, unsynced: Unsynced, settled: &mut Settled) {
@@ -176,57 +401,110 @@ impl State {
         }
     }
 
-    /// Picks up a checkpoint that has ended, and begins one that is due. Gives what became garbage by it, if the view must
-    /// change.
-    pub(super) fn drive_checkpoints(&mut self) -> Option<Arc<Layer>> {
+    /// Picks up what has ended, and begins what is due. Gives what became garbage by it, if the view must change.
+    pub(super) fn drive_checkpoints(&mut self) -> Option<Option<Arc<Layer>>> {
         let mut ended = self.flusher.ended();
         let bytes = self.layers.memtable.bytes();
         if ended.is_none() && self.flusher.is_running() && bytes >= self.rule.memtable_bytes.saturating_mul(2) {
             ended = self.wait_for_checkpoint();
         }
-        let garbage = ended.and_then(|base| self.switch_to(base));
+        let garbage = ended.map(|done| self.switch_to(done));
         let old = self.changed_at.is_some_and(|at| at.elapsed() >= self.rule.every);
-        if bytes >= self.rule.memtable_bytes || old {
+        // The sooner the engine knows of a layer, the sooner its rows are moved.
+        if bytes >= self.rule.memtable_bytes || old || self.has_news_of_layer() {
             self.begin_checkpoint();
+        }
+        if let Some(layer) = self.layers.base.adopted
+            && self.adopted_in_engine
+            && !self.flusher.is_running()
+            && !self.flusher.is_moving()
+        {
+            self.flusher.begin_move(layer, self.layers.base.position);
         }
         garbage
     }
 
+    /// Whether the engine must be told of a layer.
+    fn has_news_of_layer(&self) -> bool {
+        self.layers.base.adopted.is_some() && !self.adopted_in_engine
+    }
+
     /// S4
-    fn wait_for_checkpoint(&mut self) -> Option<Arc<Base>> {
+    fn wait_for_checkpoint(&mut self) -> Option<Done> {
         loop {
-            let base = self.flusher.wait(LONG_WAIT);
-            if base.is_some() || !self.flusher.is_running() {
-                return base;
+            match self.flusher.wait(LONG_WAIT) {
+                Some(done) if matches!(done.what, What::Moved(_)) => _ = self.switch_to(done),
+                Some(done) => return Some(done),
+                None if !self.flusher.is_running() => return None,
+                None => {}
             }
             tracing::warn!("writes wait for a checkpoint: the disk does not keep up");
         }
     }
 
     /// Views may read from the engine what was frozen.
-    fn switch_to(&mut self, base: Arc<Base>) -> Option<Arc<Layer>> {
-        self.layers.base = base;
-        self.layers.frozen.take()
+    fn switch_to(&mut self, done: Done) -> Option<Arc<Layer>> {
+        let mut base = done.base;
+        base.adopted = self.layers.base.adopted.filter(|_| done.what != What::Moved(true));
+        if let Some(adopted) = self.ahead.as_ref().and_then(|ahead| ahead.adopted) {
+            self.ahead = Some(Arc::new(base.again(Some(adopted))));
+        }
+        self.layers.base = Arc::new(base);
+        match done.what {
+            What::Moved(_) => None,
+            What::Wrote(adopted) => {
+                self.adopted_in_engine |= adopted.is_some() && adopted == self.layers.base.adopted;
+                self.rewritten.1 = false;
+                self.layers.frozen.take()
+            }
+        }
+    }
+
+    /// Whether the engine holds every row of `position` and before, and nothing is written to it now, so that a layer over the state
+    /// at `position` may be adopted. If not, it begins what is needed. S5
+    pub(super) fn is_below(&mut self, position: Position) -> bool {
+        if self.rewritten != (false, false) {
+            // Those are older than the pin, and lie in memory.
+            self.begin_checkpoint();
+            return false;
+        }
+        let all_stored = self.layers.memtable.is_empty() && self.layers.frozen.is_none();
+        let stored = if all_stored { self.synced.position } else { self.layers.base.position };
+        if stored < position {
+            // What is not synced yet would need another one.
+            if self.synced.position >= position {
+                self.begin_checkpoint();
+            }
+            return false;
+        }
+        !self.flusher.is_running() && self.layers.base.adopted.is_none()
+    }
+
+    /// Whether a layer is adopted that is not wholly moved.
+    pub(super) fn is_moving(&self) -> bool {
+        self.layers.base.adopted.is_some() || self.ahead.is_some()
     }
 
     /// Hands the memtable to the flush thread, if it is free.
     pub(super) fn begin_checkpoint(&mut self) {
         // What is frozen is in no other place until its checkpoint has ended, also if that failed.
-        if self.layers.memtable.is_empty() || self.layers.frozen.is_some() {
+        let nothing_new = self.layers.memtable.is_empty() && !self.has_news_of_layer();
+        if nothing_new || self.layers.frozen.is_some() {
             return;
         }
         let frozen = Arc::new(std::mem::take(&mut self.layers.memtable));
         self.changed_at = None;
         self.layers.frozen = Some(Arc::clone(&frozen));
-        self.flusher.begin(frozen, self.synced.clone());
+        self.rewritten = (false, self.rewritten.0);
+        self.flusher.begin(frozen, self.synced.clone(), self.layers.base.adopted);
     }
 
     /// Writes everything that has settled, and waits for it.
     pub(super) fn checkpoint(&mut self) {
         // One may be running; what has settled since needs another.
         for _ in 0..2 {
-            if let Some(base) = self.wait_for_checkpoint() {
-                self.switch_to(base);
+            if let Some(done) = self.wait_for_checkpoint() {
+                self.switch_to(done);
             }
             self.begin_checkpoint();
         }
@@ -242,17 +520,25 @@ impl State {
     /// The volatile state as it is now.
     pub(super) fn pin(&self) -> Pin {
         let mut layers = self.layers.clone();
+        layers.base = Arc::clone(self.base_now());
         for (key, (_, row)) in &self.overlay.rows {
             layers.memtable.put(key.clone(), Arc::clone(row));
         }
         for (collection, (_, count)) in &self.overlay.counts {
             layers.memtable.put_count(collection.clone(), *count);
         }
-        Pin::new(layers, self.digests.sketch(), self.digests.key().clone(), self.flusher.bin())
+        let rows_of = |entry: &Unsynced| entry.layer_rows + entry.rows.iter().map(RowChange::rows).sum::<i64>();
+        let unsynced = self.overlay.entries.iter().map(rows_of).sum();
+        let rows = self.synced.rows.saturating_add_signed(unsynced);
+        Pin::new(layers, self.digests.sketch(), rows, self.digests.key().clone(), self.flusher.bin())
     }
 
     /// The sketch of the rows in the engine, if that holds everything that was appended.
     pub(super) fn sketch_of_engine(&self) -> Option<Arc<Sketch>> {
+        // The next start reads every row, and so finds what is damaged.
+        if !self.holes.is_empty() {
+            return None;
+        }
         let holds_all = self.overlay.entries.is_empty() && self.layers.base.position == self.synced.position;
         holds_all.then(|| self.digests.sketch())
     }
@@ -272,17 +558,31 @@ impl State {
         self.layers.memtable.bytes() + self.layers.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
     }
 
-    /// The engine as it is read now.
+    /// The engine as readers see it now.
     pub(super) fn base(&self) -> &Base {
         &self.layers.base
     }
+
+    /// The engine as the replica sees it.
+    fn base_now(&self) -> &Arc<Base> {
+        self.ahead.as_ref().unwrap_or(&self.layers.base)
+    }
+
+    /// The secret that rows are digested with, and the sketch as it is now.
+    pub(super) fn digests(&self) -> &Digests {
+        &self.digests
+    }
+}
+
+fn told(digests: &Digests) -> Arc<Holes> {
+    Arc::new(digests.holes().keys().map(|key| (key.clone(), digests.key().id(key))).collect())
 }
 
 impl RowSource for State {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         match self.overlay.rows.get(key) {
             Some((_, row)) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
-            None => self.layers.row(key),
+            None => self.layers.row_on(self.base_now(), key),
         }
     }
 
@@ -294,13 +594,13 @@ impl RowSource for State {
     ) -> Result<(), ReadError> {
         let range = (Bound::Included(prefix.max(from)), Bound::Unbounded);
         let unsynced = self.overlay.rows.range::<[u8], _>(range).map(|(key, (_, row))| (key, row));
-        self.layers.visit(Some(Box::new(unsynced)), prefix, from, visitor)
+        self.layers.visit_on(self.base_now(), Some(Box::new(unsynced)), prefix, from, visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
         match self.overlay.counts.get(collection) {
             Some((_, count)) => Ok(*count),
-            None => self.layers.count(collection),
+            None => self.layers.count_on(self.base_now(), collection),
         }
     }
 }

@@ -71,7 +71,7 @@ impl RowSource for View {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        self.layers.visit(None, prefix, from, visitor)
+        self.layers.visit(prefix, from, visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {

@@ -86,7 +86,7 @@ impl Comparison {
     ) -> (Self, Step) {
         let sketch = pin.sketch();
         let opening = Opening::of(sketch, sketch.leaves().bits(), session.0 as u32);
-        let open = Open { context: context.clone(), cursor, opening };
+        let open = Open { context: context.clone(), cursor, opening, more: None };
         let comparison = Self {
             talk: Talk::new(session, 0),
             link,
@@ -162,6 +162,8 @@ impl Comparison {
                 let named = mine.len() + states.rows.iter().filter(|row| !mine.contains_key(&row.key)).count();
                 differ = named == ids.len();
             }
+            // None were asked for.
+            Span::Holes(_) => return Ok(false),
             Span::Keys(after, upto) => {
                 if *after != self.compared {
                     return Ok(false);

@@ -2,17 +2,23 @@
 //!
 //! ```text
 //! receiver                                  source
-//!   Open: both clocks, sketch opening   →
-//!                                       ←   Accept: context, lost actors
+//!   Open: both clocks, sketch, holes    →
+//!                                       ←   Accept: context, lost actors, about how many rows will come
 //!                                       ←   Cells …                        only when the opening names too little
 //!   More: cells from … on               →
 //!   Want: ids | everything              →
-//!                                       ←   States: rows by id, or by range of keys … | Close
+//!                                       ←   States: rows by id, or by range of keys, and whole ones … | Close
+//!   Taken: chunks that are on disk      →
 //! ```
 //!
 //! **What always holds.** M1: every message names its session by both sides' numbers and has a place in it, so what is
 //! late or comes twice is dropped, and what is missing is noticed. M2: lengths are checked before
-//! anything is allocated; bytes from a peer never panic.
+//! anything is allocated; bytes from a peer never panic. M3: a chunk of rows ends with a checksum of its bytes.
+//!
+//! **Two forms.** What the first version of the protocol said is said as it was then, with the same bytes; what came later has
+//! steps of its own. Who opens a session chooses: an opening without [`OpenMore`] is of the first form, and so is everything
+//! that follows. A session of the first form repairs no holes, is not taken up, tells no [`Step::Taken`], and its chunks have no
+//! checksum.
 
 use crate::sketch::{CELL_BYTES, Cell, Opening, PREFIX_CELLS_MAX, RowId, decode_cells, encode_cells};
 use alloc::sync::Arc;
@@ -105,6 +111,8 @@ pub enum Step {
         context: VersionVector,
         /// How far the cursors of lost actors will go.
         lost: VersionVector,
+        /// About how many rows it will mention: for telling how far the session is, and for nothing else. `None` in the first form.
+        rows: Option<u64>,
     },
     /// The source's cells, from the receiver's next one on.
     Cells(Arc<[Cell]>),
@@ -121,6 +129,8 @@ pub enum Step {
     WantAll,
     /// Rows of the source.
     States(States),
+    /// So many chunks of rows were taken in, all in all: the source may send more.
+    Taken(u32),
     /// Everything was said.
     Close,
     /// The source gives up; nothing happened.
@@ -138,6 +148,33 @@ pub struct Open {
     pub cursor: VersionVector,
     /// Its sketch.
     pub opening: Opening,
+    /// What the first form has not.
+    pub more: Option<OpenMore>,
+}
+
+/// What an opening says beside both clocks and the sketch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpenMore {
+    /// Whether rows are wanted whole: what they are compared with is not all this node's own, and its context says nothing of it.
+    pub whole: bool,
+    /// Rows that are damaged there, and what the source must cover for its own to stand for them. C5
+    pub holes: Holes,
+}
+
+/// What a receiver cannot read of its own rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holes {
+    /// Their ids, ascending.
+    pub ids: Vec<RowId>,
+    /// Every record that may have touched one of these rows, as the receiver's clocks have it.
+    pub context: VersionVector,
+}
+
+impl Open {
+    /// Whether the source must cover more than `context` before it can repair what is damaged there. C5
+    pub(crate) fn is_early_at(&self, context: &VersionVector) -> bool {
+        self.more.as_ref().is_some_and(|more| !more.holes.context.leq(context))
+    }
 }
 
 /// Which rows a chunk speaks of: those that it does not mention are not there.
@@ -147,6 +184,8 @@ pub enum Span {
     Ids(Vec<RowId>),
     /// All rows with keys above the first up to the second, or to the end.
     Keys(Option<RowKey>, Option<RowKey>),
+    /// All rows of these ids, which the receiver said are damaged, with every entry. Not in the first form.
+    Holes(Vec<RowId>),
 }
 
 /// A chunk of rows.
@@ -156,6 +195,8 @@ pub struct States {
     pub span: Span,
     /// Those that are there.
     pub rows: Vec<RowState>,
+    /// Whether it ends with a checksum, which the first form does not. M3
+    pub checked: bool,
 }
 
 /// One row of the source, less what the receiver's context tells it.
@@ -180,8 +221,16 @@ impl Step {
                 let row = |row: &RowState| row.key.as_bytes().len() + row.fresh.memory_bytes() + row.kept.len() * 16;
                 states.rows.iter().map(row).sum::<usize>() + 64
             }
-            Self::Open(_) => crate::sketch::OPENING_BYTES,
-            Self::Accept { .. } | Self::More { .. } | Self::WantAll | Self::Close | Self::Abort | Self::GiveUp => 0,
+            Self::Open(open) => {
+                crate::sketch::OPENING_BYTES + open.more.as_ref().map_or(0, |more| more.holes.ids.len() * 8)
+            }
+            Self::Accept { .. }
+            | Self::More { .. }
+            | Self::WantAll
+            | Self::Taken(_)
+            | Self::Close
+            | Self::Abort
+            | Self::GiveUp => 0,
         }
     }
 }
@@ -194,15 +243,23 @@ impl Reconcile {
         out.number(u64::from(self.place));
         match &self.step {
             Step::Open(open) => {
-                out.byte(1);
+                out.byte(if open.more.is_some() { 11 } else { 1 });
                 open.context.encode(out);
                 open.cursor.encode(out);
                 out.bytes(&open.opening.encode());
+                if let Some(more) = &open.more {
+                    out.byte(u8::from(more.whole));
+                    write_ids(out, &more.holes.ids);
+                    more.holes.context.encode(out);
+                }
             }
-            Step::Accept { context, lost } => {
-                out.byte(2);
+            Step::Accept { context, lost, rows } => {
+                out.byte(if rows.is_some() { 12 } else { 2 });
                 context.encode(out);
                 lost.encode(out);
+                if let Some(rows) = rows {
+                    out.number(*rows);
+                }
             }
             Step::Cells(cells) => {
                 out.byte(3);
@@ -218,13 +275,24 @@ impl Reconcile {
                 write_ids(out, ids);
             }
             Step::WantAll => out.byte(6),
-            Step::States(states) => {
+            Step::States(states) if !states.checked => {
                 out.byte(7);
                 states.encode(out);
+            }
+            Step::States(states) => {
+                out.byte(13);
+                let mut chunk = Writer::new();
+                states.encode(&mut chunk);
+                out.bytes(chunk.as_bytes());
+                out.raw(&crc32fast::hash(chunk.as_bytes()).to_be_bytes()); // M3
             }
             Step::Close => out.byte(8),
             Step::Abort => out.byte(9),
             Step::GiveUp => out.byte(10),
+            Step::Taken(chunks) => {
+                out.byte(14);
+                out.number(u64::from(*chunks));
+            }
         }
     }
 
@@ -234,23 +302,41 @@ impl Reconcile {
         let grant = input.number()?;
         let place = u32::try_from(input.number()?).map_err(|_| DecodeError::NotCanonical)?;
         let step = match input.byte()? {
-            1 => Step::Open(Arc::new(Open {
+            code @ (1 | 11) => Step::Open(Arc::new(Open::decode(code == 11, input)?)),
+            code @ (2 | 12) => Step::Accept {
                 context: VersionVector::decode(input)?,
-                cursor: VersionVector::decode(input)?,
-                opening: Opening::decode(input.bytes(RECONCILE_BYTES_MAX)?)?,
-            })),
-            2 => Step::Accept { context: VersionVector::decode(input)?, lost: VersionVector::decode(input)? },
+                lost: VersionVector::decode(input)?,
+                rows: if code == 12 { Some(input.number()?) } else { None },
+            },
             3 => Step::Cells(decode_cells(input.bytes(RECONCILE_BYTES_MAX)?, PREFIX_CELLS_MAX)?.into()),
             4 => Step::More { from: cell(input)?, to: cell(input)? },
             5 => Step::Want(read_ids(input)?.into()),
             6 => Step::WantAll,
-            7 => Step::States(States::decode(input)?),
+            7 => Step::States(States::decode(false, input)?),
             8 => Step::Close,
             9 => Step::Abort,
             10 => Step::GiveUp,
+            13 => Step::States(States::decode_checked(input)?),
+            14 => Step::Taken(u32::try_from(input.number()?).map_err(|_| DecodeError::NotCanonical)?),
             value => return Err(DecodeError::Unknown { what: "reconciliation step", value }),
         };
         Ok(Self { session, grant, place, step })
+    }
+}
+
+impl Open {
+    fn decode(has_more: bool, input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (context, cursor) = (VersionVector::decode(input)?, VersionVector::decode(input)?);
+        let opening = Opening::decode(input.bytes(RECONCILE_BYTES_MAX)?)?;
+        let mut more = None;
+        if has_more {
+            let whole = flag(input)?;
+            more = Some(OpenMore {
+                whole,
+                holes: Holes { ids: read_ids(input)?, context: VersionVector::decode(input)? },
+            });
+        }
+        Ok(Self { context, cursor, opening, more })
     }
 }
 
@@ -259,6 +345,10 @@ impl States {
         match &self.span {
             Span::Ids(ids) => {
                 out.byte(0);
+                write_ids(out, ids);
+            }
+            Span::Holes(ids) => {
+                out.byte(2);
                 write_ids(out, ids);
             }
             Span::Keys(after, upto) => {
@@ -279,8 +369,25 @@ impl States {
         }
     }
 
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let span = if flag(input)? { Span::Keys(bound(input)?, bound(input)?) } else { Span::Ids(read_ids(input)?) };
+    /// M3
+    fn decode_checked(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let chunk = input.bytes(RECONCILE_BYTES_MAX)?;
+        if crc32fast::hash(chunk).to_be_bytes() != *input.raw(4)? {
+            return Err(DecodeError::Checksum);
+        }
+        let mut input = Reader::new(chunk);
+        let states = Self::decode(true, &mut input)?;
+        input.finish()?;
+        Ok(states)
+    }
+
+    fn decode(checked: bool, input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let span = match input.byte()? {
+            0 => Span::Ids(read_ids(input)?),
+            1 => Span::Keys(bound(input)?, bound(input)?),
+            2 if checked => Span::Holes(read_ids(input)?),
+            _ => return Err(DecodeError::NotCanonical),
+        };
         let count = input.length(4, RECONCILE_BYTES_MAX)?;
         let mut rows: Vec<RowState> = Vec::with_capacity(count.min(4_096));
         for _ in 0..count {
@@ -288,7 +395,7 @@ impl States {
                 RowState { key: key(input)?, fresh: Row::decode(input)?, kept: read_dots(input, Row::ENTRIES_MAX)? };
             rows.push(row);
         }
-        Ok(Self { span, rows })
+        Ok(Self { span, rows, checked })
     }
 }
 

@@ -1,16 +1,37 @@
-//! The side of a reconciliation that takes state over: it finds out which rows differ, and collects them aside.
+//! The side of a reconciliation that takes state over: it finds out which rows differ, and collects them.
+//!
+//! **How it goes.** It compares the source's rows with its own pinned ones; or, when a session before was cut off, with what
+//! that one had collected over the pinned ones ([`crate::Aside`]). When everything was said, it closes, at once or after passes
+//! over what lies on disk; for those it needs the source no more.
+//!
+//! **Holes** are asked for anew by every session, also by one that goes on with a layer. The source's rows for them are kept in
+//! memory, apart from what is staged, and become rows of the closing entry itself: neither a layer nor a pass has to do with
+//! them. Up to [`REPAIRS_BYTES_MAX`] of them are; the others stay holes for the next session.
 
-use super::message::{IDS_MAX, Open, Reconcile, RowState, SessionId, Span, States, Step, Talk};
+use super::message::{
+    self, IDS_MAX, Open, OpenMore, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk,
+};
+use super::source::{UNTAKEN_BYTES_MAX, UNTAKEN_MAX};
+use super::staging::{Closing, Staging};
 use crate::adoption::Adoption;
+use crate::apply::visit_known;
+use crate::config::Limits;
 use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
-use crate::sketch::{Decoder, Opening, Progress};
-use crate::store::Pinned;
+use crate::sketch::{Decoder, Opening, Progress, RowId};
+use crate::store::{Holes, Pinned, Store};
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use atoll_crdt::{ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_crdt::{ReadError, Row, RowKey, VersionVector};
+
+/// Chunks that are taken in before the source is told.
+const TAKEN_EVERY: u32 = 8;
+/// Passes over a layer, the first included. If as much changes during each, the closing entry merges more than it should.
+const PASSES_MAX: u32 = 8;
+/// Bytes of rows that repair holes, and one row: what one closing entry takes in.
+const REPAIRS_BYTES_MAX: usize = 64 << 20;
 
 /// What a step of the source led to.
 #[derive(Debug)]
@@ -30,6 +51,66 @@ pub(crate) enum Outcome {
 struct Theirs {
     context: VersionVector,
     lost: VersionVector,
+    /// About how many rows it will mention.
+    rows: Option<u64>,
+}
+
+/// A closing entry that may be made.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) adoption: Adoption,
+    /// Rows of the layer.
+    pub(crate) layer_rows: u64,
+    /// Passes over it.
+    pub(crate) passes: u32,
+    /// Whether rows stay holes although the source's are known: more than one entry takes in.
+    pub(crate) repairs_left: bool,
+}
+
+/// What a session begins from, beside the rows that it compares.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) context: VersionVector,
+    pub(crate) cursor: VersionVector,
+    pub(crate) holes: Arc<Holes>,
+    /// The context at which the last of them was found.
+    pub(crate) holes_context: VersionVector,
+    /// Whether the source knows more than the first version of the protocol; if not, there are no holes.
+    pub(crate) speaks_new: bool,
+}
+
+/// Rows that were damaged when a session began.
+#[derive(Debug)]
+struct Repairs {
+    holes: Arc<Holes>,
+    ids: BTreeSet<RowId>,
+    /// What the source must cover. C5
+    context: VersionVector,
+    /// Those that it has not sent.
+    unsent: BTreeSet<RowId>,
+    /// What it has for them.
+    rows: BTreeMap<RowKey, Arc<Row>>,
+    bytes: usize,
+    /// Whether some were too many.
+    left: bool,
+}
+
+impl Repairs {
+    fn new(begin: &Beginning) -> Self {
+        let ids: BTreeSet<RowId> = begin.holes.values().copied().collect();
+        let context = if ids.is_empty() { VersionVector::new() } else { begin.holes_context.clone() };
+        let (holes, unsent) = (Arc::clone(&begin.holes), ids.clone());
+        Self { holes, ids, context, unsent, rows: BTreeMap::new(), bytes: 0, left: false }
+    }
+
+    fn put(&mut self, key: RowKey, row: Row) {
+        if self.bytes > REPAIRS_BYTES_MAX {
+            self.left = true;
+            return;
+        }
+        self.bytes += key.as_bytes().len() + row.memory_bytes();
+        self.rows.insert(key, Arc::new(row));
+    }
 }
 
 /// One session, from the side that takes state over.
@@ -39,43 +120,100 @@ pub(crate) struct Receiver {
     pub(crate) link: LinkId,
     /// When the source last said something.
     pub(crate) moved_at: Instant,
-    pin: Arc<dyn Pinned>,
+    /// What the source's rows are compared with.
+    compared: Arc<dyn Pinned>,
     theirs: Option<Theirs>,
     decoder: Decoder,
-    /// The source's rows where they differ from the pinned ones.
-    staged: BTreeMap<RowKey, Arc<Row>>,
-    staged_bytes: usize,
+    /// The source's rows where they differ.
+    pub(crate) staging: Staging,
+    /// Its rows for those that are damaged here.
+    repairs: Repairs,
+    speaks_new: bool,
     /// The last key compared, while everything is.
-    compared: Option<RowKey>,
-    /// Rows that changed here since the snapshot. C2
-    changed: BTreeSet<RowKey>,
+    compared_upto: Option<RowKey>,
+    chunks: u32,
+    /// As many as the source was told.
+    chunks_taken: u32,
+    /// Rows that the source has mentioned.
+    rows_told: u64,
+    /// How far the session was when it was taken up, of a thousand.
+    began_permille: u64,
+    /// Passes that were begun; none while the source speaks.
+    passes: u32,
 }
 
 impl Receiver {
-    /// Begins a session on a snapshot, at which the clocks were these; gives what is said first.
+    /// Begins a session on a snapshot; gives what is said first.
     pub(crate) fn open(
         session: SessionId,
         link: LinkId,
         pin: Arc<dyn Pinned>,
-        clocks: (VersionVector, VersionVector),
+        begin: Beginning,
         now: Instant,
     ) -> (Self, Step) {
-        let sketch = pin.sketch();
+        let staging = Staging::new(Arc::clone(&pin));
+        Self::begin(session, link, (pin, staging), begin, now)
+    }
+
+    /// Takes up what a session before has `staging`, which shows what `over` does.
+    pub(crate) fn resume(
+        session: SessionId,
+        link: LinkId,
+        (over, staging, permille): (Arc<dyn Pinned>, Staging, u64),
+        begin: Beginning,
+        now: Instant,
+    ) -> (Self, Step) {
+        let (mut receiver, step) = Self::begin(session, link, (over, staging), begin, now);
+        receiver.began_permille = permille;
+        (receiver, step)
+    }
+
+    fn begin(
+        session: SessionId,
+        link: LinkId,
+        (compared, staging): (Arc<dyn Pinned>, Staging),
+        begin: Beginning,
+        now: Instant,
+    ) -> (Self, Step) {
+        let sketch = compared.sketch();
         let opening = Opening::of(sketch, sketch.leaves().bits(), session.0 as u32);
-        let open = Open { context: clocks.0, cursor: clocks.1, opening };
+        // Raw rows of another source stand at a context that is nobody's here: parts of rows would not fit them.
+        let whole = staging.is_on_disk();
+        let repairs = Repairs::new(&begin);
+        let holes = message::Holes { ids: repairs.ids.iter().copied().collect(), context: repairs.context.clone() };
+        let more = begin.speaks_new.then_some(OpenMore { whole, holes });
+        let open = Open { context: begin.context, cursor: begin.cursor, opening, more };
         let receiver = Self {
             talk: Talk::new(session, 0),
             link,
             moved_at: now,
-            pin,
+            compared,
             theirs: None,
             decoder: Decoder::new(),
-            staged: BTreeMap::new(),
-            staged_bytes: 0,
-            compared: None,
-            changed: BTreeSet::new(),
+            staging,
+            repairs,
+            speaks_new: begin.speaks_new,
+            compared_upto: None,
+            chunks: 0,
+            chunks_taken: 0,
+            rows_told: 0,
+            began_permille: 0,
+            passes: 0,
         };
         (receiver, Step::Open(Arc::new(open)))
+    }
+
+    /// How far the session is, of a thousand, by rows.
+    pub(crate) fn permille(&self) -> u64 {
+        let Some(theirs) = &self.theirs else { return self.began_permille };
+        let rows = theirs.rows.unwrap_or(0);
+        let told = self.rows_told.min(rows).saturating_mul(1_000) / rows.max(1);
+        self.began_permille + (1_000 - self.began_permille) * told / 1_000
+    }
+
+    /// Whether the source has said everything, and only passes are left.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.passes > 0
     }
 
     /// Whether a message begins the source's part: it names the grant, which the rest of the session then does.
@@ -85,50 +223,79 @@ impl Receiver {
         }
     }
 
-    /// Rows changed here.
-    pub(crate) fn changed<'a>(&mut self, keys: impl Iterator<Item = &'a RowKey>) {
-        self.changed.extend(keys.cloned());
-    }
-
-    /// Bytes held aside.
-    pub(crate) fn staged_bytes(&self) -> usize {
-        self.staged_bytes
-    }
-
     /// Takes in what the source says.
-    pub(crate) fn on_step(&mut self, step: Step, bytes_max: usize, now: Instant) -> Result<Outcome, ReadError> {
+    pub(crate) fn on_step(
+        &mut self,
+        step: Step,
+        limits: &Limits,
+        store: &mut dyn Store,
+        now: Instant,
+    ) -> Result<Outcome, ReadError> {
         self.moved_at = now;
         let accepted = self.theirs.is_some();
         Ok(match step {
-            Step::Accept { context, lost } if !accepted && lost.leq(&context) => {
-                self.theirs = Some(Theirs { context, lost });
+            Step::Accept { context, lost, rows }
+                if !accepted
+                    && rows.is_some() == self.speaks_new
+                    && lost.leq(&context)
+                    // C5
+                    && (self.repairs.context.leq(&context) || is(Mutant::RepairFromBehind)) =>
+            {
+                self.theirs = Some(Theirs { context, lost, rows });
                 Outcome::Goes(None)
             }
             Step::Cells(cells) if accepted => {
-                Outcome::Goes(Some(match self.decoder.extend(self.pin.sketch().prefix(), &cells) {
+                Outcome::Goes(Some(match self.decoder.extend(self.compared.sketch().prefix(), &cells) {
                     Ok(Progress::More(range)) => Step::More { from: range.start as u32, to: range.end as u32 },
                     Ok(Progress::Complete) => self.want(),
                     Ok(Progress::Exhausted) | Err(_) => Step::WantAll,
                 }))
             }
-            Step::States(states) if accepted => {
-                if !self.is_covered(&states) {
+            Step::States(states) if accepted && states.checked == self.speaks_new => {
+                if !self.is_covered(&states) || !self.stage(states, limits, store)? {
                     return Ok(Outcome::Wrong);
                 }
-                match self.stage(states)? {
-                    true if self.staged_bytes > bytes_max => Outcome::TooMuch,
-                    true => Outcome::Goes(None),
-                    false => Outcome::Wrong,
+                self.chunks += 1;
+                self.staging.hand_over(store);
+                if self.is_flooded(limits, store) {
+                    // One that is not told what was taken in cannot know better.
+                    return Ok(if self.speaks_new { Outcome::Wrong } else { Outcome::TooMuch });
                 }
+                if store.aside_use().bytes > limits.reconcile_disk && self.staging.is_on_disk() {
+                    return Ok(Outcome::TooMuch);
+                }
+                Outcome::Goes(self.taken(limits, store))
             }
-            Step::Close if accepted => Outcome::Finished,
+            Step::Close if accepted && self.repairs.unsent.is_empty() => Outcome::Finished,
             _ => Outcome::Wrong,
         })
     }
 
+    /// Whether the source sends more than it may.
+    fn is_flooded(&self, limits: &Limits, store: &dyn Store) -> bool {
+        let waiting_max = limits.reconcile_memory + UNTAKEN_BYTES_MAX + RECONCILE_BYTES_MAX;
+        (self.speaks_new && self.chunks - self.chunks_taken > UNTAKEN_MAX)
+            || (self.staging.is_on_disk() && store.aside_use().waiting_bytes > waiting_max)
+    }
+
+    /// Tells the source that it may send more, if it may and has not been told.
+    pub(crate) fn taken(&mut self, limits: &Limits, store: &dyn Store) -> Option<Step> {
+        let is_due = self.speaks_new && self.chunks - self.chunks_taken >= TAKEN_EVERY;
+        if !is_due || (self.staging.is_on_disk() && store.aside_use().waiting_bytes > limits.reconcile_memory) {
+            return None;
+        }
+        self.chunks_taken = self.chunks;
+        Some(Step::Taken(self.chunks))
+    }
+
     fn want(&mut self) -> Step {
         match core::mem::take(&mut self.decoder).into_changes() {
-            Ok(changes) if changes.len() <= IDS_MAX => Step::Want(changes.iter().map(|change| change.id).collect()),
+            Ok(changes) if changes.len() <= IDS_MAX => {
+                if let Some(theirs) = &mut self.theirs {
+                    theirs.rows = Some(changes.len() as u64);
+                }
+                Step::Want(changes.iter().map(|change| change.id).collect())
+            }
             _ => Step::WantAll,
         }
     }
@@ -140,69 +307,107 @@ impl Receiver {
         dots.all(|dot| theirs.context.covers(dot))
     }
 
-    /// Keeps what differs from the pinned rows; `false` when the chunk does not follow the last one.
-    fn stage(&mut self, states: States) -> Result<bool, ReadError> {
+    /// Keeps what differs from the compared rows; `false` when the chunk does not follow the last one.
+    fn stage(&mut self, states: States, limits: &Limits, store: &mut dyn Store) -> Result<bool, ReadError> {
+        self.rows_told += match &states.span {
+            Span::Ids(ids) | Span::Holes(ids) => ids.len() as u64,
+            Span::Keys(..) => states.rows.len() as u64,
+        };
         let mut theirs: BTreeMap<RowKey, RowState> =
             states.rows.into_iter().map(|row| (row.key.clone(), row)).collect();
-        let mut pairs: Vec<(RowKey, Option<Arc<Row>>, Row)> = Vec::new();
-        let mut pair = |key: &RowKey, mine: &Arc<Row>, theirs: &mut BTreeMap<RowKey, RowState>| {
+        let repairs = &mut self.repairs;
+        if let Span::Holes(ids) = &states.span {
+            if !ids.iter().all(|id| repairs.unsent.remove(id)) {
+                return Ok(false);
+            }
+            let holes = Arc::clone(&repairs.holes);
+            for (key, _) in holes.iter().filter(|(_, id)| ids.binary_search(id).is_ok()) {
+                repairs.put(key.clone(), theirs.remove(key).map_or_else(Row::empty, |state| state.fresh));
+            }
+        } else {
+            // These come whole.
+            theirs.retain(|key, _| !repairs.holes.contains_key(key));
+        }
+        let repairs = &self.repairs;
+        let (compared, staging) = (Arc::clone(&self.compared), &mut self.staging);
+        let mut pair = |key: &RowKey, mine: &Arc<Row>| {
             let row = theirs.remove(key).map_or_else(Row::empty, |state| restored(state, Some(mine)));
-            pairs.push((key.clone(), Some(Arc::clone(mine)), row));
+            if **mine != row {
+                staging.put(key.clone(), row, limits, store);
+            }
         };
         match &states.span {
-            Span::Ids(ids) => self.pin.visit_ids(ids, &mut |key, mine| pair(key, mine, &mut theirs))?,
+            Span::Ids(ids) => {
+                let known: Vec<RowId> = ids.iter().filter(|id| !repairs.ids.contains(id)).copied().collect();
+                compared.visit_ids(&known, &mut |key, mine| pair(key, mine))?;
+            }
+            // What is left are other rows that have a hole's id by accident, and come whole too.
+            Span::Holes(_) => {}
             Span::Keys(after, upto) => {
-                if *after != self.compared {
+                if *after != self.compared_upto {
                     return Ok(false);
                 }
                 let from = after.as_ref().map_or_else(Vec::new, |key| [key.as_bytes(), &[0]].concat());
-                self.pin.visit(&[], &from, &mut |key, mine| {
+                let mut hole =
+                    |key| if repairs.holes.contains_key(&key) { Ok(()) } else { Err(ReadError::Damaged(key)) };
+                visit_known(&*compared, &[], &from, &mut hole, &mut |key, mine| {
                     let inside = upto.as_ref().is_none_or(|upto| key <= upto);
-                    if inside && !mine.is_empty() {
-                        pair(key, mine, &mut theirs);
+                    if inside {
+                        pair(key, mine);
                     }
                     inside
                 })?;
-                self.compared.clone_from(upto);
+                self.compared_upto.clone_from(upto);
             }
         }
-        pairs.extend(theirs.into_values().map(|state| (state.key.clone(), None, restored(state, None))));
-        for (key, mine, row) in pairs {
-            if mine.as_deref().unwrap_or(&Row::empty()) != &row {
-                self.staged_bytes += key.as_bytes().len() + row.memory_bytes();
-                self.staged.insert(key, Arc::new(row));
+        for state in theirs.into_values() {
+            let key = state.key.clone();
+            let row = restored(state, None);
+            let differs = match &states.span {
+                Span::Holes(_) => compared.row(&key)?.is_none_or(|mine| *mine != row),
+                _ => true,
+            };
+            if differs && !row.is_empty() {
+                self.staging.put(key, row, limits, store);
             }
         }
         Ok(true)
     }
 
-    /// The closing entry, on rows as they are now under `context`. Rows that differed, and rows that were equal and
-    /// changed here since: for those the pinned copy stands for the source's (C2).
-    pub(crate) fn close(self, context: &VersionVector, now: &dyn RowSource) -> Result<Option<Adoption>, ReadError> {
-        let Some(theirs) = self.theirs else { return Ok(None) };
-        let mut rows = Vec::new();
-        let mut merge = |key: &RowKey, their_row: &Row| -> Result<(), ReadError> {
-            let mine = now.row(key)?;
-            let before = mine.as_deref().cloned().unwrap_or_default();
-            let after = before.merge(context, their_row, &theirs.context);
-            if after != before {
-                rows.push((key.clone(), Arc::new(after)));
+    /// Everything was said: the closing entry, or `None` while a pass over a layer runs. Is called until it gives one.
+    pub(crate) fn settle(
+        &mut self,
+        context: &VersionVector,
+        limits: &Limits,
+        store: &mut dyn Store,
+    ) -> Result<Option<Closed>, ReadError> {
+        let Some(theirs) = &self.theirs else { return Ok(None) };
+        let mut merged = None;
+        if self.staging.is_on_disk() {
+            if self.passes > 0 {
+                merged = store.merged_aside();
+                if merged.is_none() {
+                    return Ok(None);
+                }
             }
-            Ok(())
-        };
-        for (key, row) in &self.staged {
-            merge(key, row)?;
-        }
-        if !is(Mutant::ForgetInFlight) {
-            for key in self.changed.iter().filter(|key| !self.staged.contains_key(*key)) {
-                let pinned = self.pin.row(key)?;
-                merge(key, pinned.as_deref().unwrap_or(&Row::empty()))?;
+            let enough = |changed| changed <= limits.closing_rows || self.passes >= PASSES_MAX;
+            if self.passes == 0 || !self.staging.changed_since_pass().is_some_and(enough) {
+                self.passes += 1;
+                self.staging.begin_pass(context, &theirs.context, store);
+                return Ok(None);
             }
         }
-        // Staged ones and changed ones are each in order, not together.
-        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let context = if is(Mutant::AdoptLostOnly) { theirs.lost.clone() } else { theirs.context };
-        Ok(Some(Adoption { context, cursor: theirs.lost, rows }))
+        let staging = core::mem::replace(&mut self.staging, Staging::new(Arc::clone(&self.compared)));
+        let closing = Closing { context, theirs: &theirs.context, repairs: &self.repairs.rows };
+        let mut adoption = staging.close(&closing, store)?;
+        if is(Mutant::AdoptLostOnly) {
+            adoption.context.clone_from(&theirs.lost);
+        }
+        adoption.cursor.clone_from(&theirs.lost);
+        adoption.layer = merged.map(|merged| merged.layer);
+        let layer_rows = merged.map_or(0, |merged| merged.rows);
+        let repairs_left = self.repairs.left;
+        Ok(Some(Closed { adoption, layer_rows, passes: self.passes, repairs_left }))
     }
 }
 

@@ -30,7 +30,11 @@ impl Replica {
         check(self.pending.bytes() <= limits.pending_total_bytes + slack, "too much is held back")?;
         check(self.waiting_writes() <= limits.waiting_writes, "too many writes wait")?;
         if let Some(receiver) = &self.receiving {
-            check(receiver.staged_bytes() <= limits.staged_bytes, "too much is held aside")?;
+            check(receiver.staging.memory_bytes() <= limits.reconcile_memory, "too much is held aside")?;
+        }
+        if let Some(kept) = &self.kept {
+            check(kept.staging.memory_bytes() <= limits.reconcile_memory, "too much is kept of a session")?;
+            check(self.receiving.is_none() && kept.staging.is_on_disk(), "a session and what another one left")?;
         }
         check(self.sources.len() <= limits.sources, "too many sessions are served")?;
         for link in self.links.values() {

@@ -340,6 +340,9 @@ impl Replica {
 
     /// Tells peers that hold the same what the rows here add up to.
     pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
+        if !self.holes.is_empty() {
+            return;
+        }
         let (now, every) = (self.now.instant, self.config.limits.prove_every);
         for link in self.links.values_mut().filter(|link| link.is_live() && link.prove_at <= now) {
             if !link.foreign_digests && *link.peer() == self.durable && link.told == self.durable {
@@ -350,11 +353,16 @@ impl Replica {
         }
     }
 
-    /// Equal contexts have equal rows; where they have not, somebody's are wrong, and only an operator can say whose.
+    /// Equal contexts have equal rows; where they have not, somebody's are wrong. Both sides read all of theirs: whoever finds
+    /// damage repairs it. If neither does, only an operator can say whose are: with equal contexts, what one side lacks the
+    /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe.
     fn on_root(&mut self, durable: &VersionVector, root: Cell, store: &dyn Store) {
-        if *durable == self.durable {
+        if *durable == self.durable && self.holes.is_empty() {
             self.counts.proofs += 1;
-            self.counts.divergences += u64::from(root != store.synced_root());
+            if root != store.synced_root() {
+                self.counts.divergences += 1;
+                store.scrub();
+            }
         }
     }
 

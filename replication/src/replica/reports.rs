@@ -89,8 +89,14 @@ impl Replica {
         median_offset_ms(self.links.values().filter_map(|link| link.offset_ms).collect())
     }
 
+    /// Damaged rows that no peer has repaired yet: an alarm.
+    #[must_use]
+    pub fn holes(&self) -> usize {
+        self.holes.len()
+    }
+
     /// Actors whose streams wait at a record that is stamped too far ahead of this node's clock, or kills what its writer
-    /// cannot have seen: an alarm.
+    /// cannot have seen, or touches a damaged row: an alarm.
     #[must_use]
     pub fn parked(&self) -> &[ActorId] {
         &self.parked

@@ -25,6 +25,8 @@ use atoll_crdt::{ReadError, RowKey};
 
 /// Rows that a verdict names.
 const NAMED_MAX: usize = 1_000;
+/// Why a comparison ends that came by a hole.
+const DAMAGED: &str = "a row is damaged here, and is being repaired";
 
 /// Where a verification stands.
 #[derive(Debug, Default)]
@@ -175,7 +177,16 @@ impl Replica {
             }
             Hearing::Next => {}
         }
-        match comparison.on_step(message.step.clone(), self.now.instant)? {
+        let heard = match comparison.on_step(message.step.clone(), self.now.instant) {
+            Err(ReadError::Damaged(_)) => {
+                let message = comparison.talk.say(Step::GiveUp);
+                say(&mut self.links, out, link, message);
+                self.verdict(false, DAMAGED, Vec::new(), 0, store);
+                return Ok(Some(Ok(())));
+            }
+            heard => heard?,
+        };
+        match heard {
             Heard::Goes(None) => {}
             Heard::Goes(Some(answer)) => {
                 let message = comparison.talk.say(answer);
@@ -201,8 +212,13 @@ impl Replica {
             None => peer.stage = Stage::Asking(self.now.instant, Some(found)),
             Some(first) => {
                 let more = first.more.min(found.more);
-                let rows = contradictions(first.suspects, &found.suspects, &*store)?;
-                self.verdict(true, "", rows, more, store);
+                match contradictions(first.suspects, &found.suspects, &*store) {
+                    Err(ReadError::Damaged(_)) => self.verdict(false, DAMAGED, Vec::new(), 0, store),
+                    rows => {
+                        let rows = rows?;
+                        self.verdict(true, "", rows, more, store);
+                    }
+                }
             }
         }
         Ok(())

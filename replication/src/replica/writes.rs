@@ -41,7 +41,10 @@ impl Replica {
         match self.write(request, &write, store) {
             Ok(()) if is(Mutant::AnswerBeforeSync) => self.answer_synced(self.last_position, out),
             Ok(()) => self.answer_nothing_to_wait_for(out),
-            Err(WriteError::Command(CommandError::Read(error))) => return Err(error),
+            Err(WriteError::Command(CommandError::Read(error))) => {
+                self.known_hole(error, store)?;
+                out.push(Effect::Reply(request, Err(WriteError::Damaged)));
+            }
             Err(error) => out.push(Effect::Reply(request, Err(error))),
         }
         Ok(())
@@ -74,8 +77,8 @@ impl Replica {
             let record = Record { dot, at, deps, ops };
             let bytes = record.encode();
             check_size(bytes.as_bytes().len())?;
-            self.deps.join(&record.deps);
             self.append_record(&record, bytes, store).map_err(CommandError::Read)?;
+            self.deps.join(&record.deps);
             self.counts.written += 1;
             token.include(dot);
             Some(dot)

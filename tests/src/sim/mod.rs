@@ -9,6 +9,7 @@
 pub mod checks;
 pub mod coverage;
 pub mod history;
+mod layer;
 pub mod network;
 pub mod node;
 pub mod options;

@@ -85,6 +85,8 @@ pub struct Options {
     pub pending_bytes: usize,
     /// Bytes a link may have under way: small ones force pauses.
     pub window_bytes: usize,
+    /// Whether rows rot on disks.
+    pub rot: bool,
     /// Records of an actor that a log keeps whoever needs more: few force reconciliations.
     pub log_records_max: usize,
     /// Rarer faults.
@@ -103,6 +105,12 @@ pub struct Options {
     pub core_only: bool,
     /// Whether a healed cluster is asked for write levels, and then watched while nothing happens.
     pub epilogue: bool,
+    /// Bytes of a reconciliation held in memory: few force layers.
+    pub reconcile_memory: usize,
+    /// Changed rows that a closing entry merges by itself: few force further passes.
+    pub closing_rows: usize,
+    /// How long what a session left is kept, in milliseconds.
+    pub resume_within_ms: u64,
 }
 
 impl Options {
@@ -150,6 +158,8 @@ impl Options {
         // Whose disk is whose, and who may lose what, is told apart where nothing else replaces disks or names.
         let replaced = rare.restores || rare.wipes || rare.clones || founding || core_only;
         rare.removals = !replaced && random.permille(250);
+        // A disk that is replaced may take along what a damaged row has to be repaired from.
+        plain.rot &= !replaced && !rare.removals;
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
         Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
     }
@@ -189,6 +199,10 @@ impl Options {
             founding: false,
             core_only: false,
             epilogue: false,
+            reconcile_memory: *random.pick(&[8 << 20, 0, 0, 400]).unwrap_or(&0),
+            closing_rows: *random.pick(&[1_024, 2, 0]).unwrap_or(&0),
+            resume_within_ms: *random.pick(&[600_000, 600_000, 1_000]).unwrap_or(&1_000),
+            rot: random.permille(500),
         }
     }
 }

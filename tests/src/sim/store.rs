@@ -3,22 +3,26 @@
 //! **What always holds.** M1: `synced` is the state after the durable prefix of the entries, `rows` after all of them.
 //! M2: a crash keeps the durable prefix and any number of entries after it, and rebuilds the rest by the same replay
 //! that a real store does. M3: the sketch is that of `rows`, and `synced_root` the sum over `synced`. M4: nothing of
-//! these changes but with `version`.
+//! these changes but with `version`. M5: a layer has effect by the entry that names it, as one change with it; a crash
+//! forgets one that is being built. M6: a row that has rotted is an error to whoever reads it, here and in every pin; what it
+//! held is kept for the checks alone, and goes on being what it should be.
 
+use super::layer::Building;
 use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
-    Adoption, Entry, Pinned, Position, RecordBytes, Recovered, RowChange, RowChanges, Store, row_changes,
+    Adoption, Aside, AsideUse, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange,
+    RowChanges, Store, replayed_changes, row_changes,
 };
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex};
 
-type Rows = BTreeMap<RowKey, Arc<Row>>;
+pub(super) type Rows = BTreeMap<RowKey, Arc<Row>>;
 
 /// Leaves of a sketch: the least, because every pin copies it.
 const LEAF_BITS: u32 = 0;
 
-static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
+pub(super) static DIGESTS: LazyLock<DigestKey> = LazyLock::new(|| DigestKey::derive(b"sim"));
 
 /// The store.
 #[derive(Debug, Clone)]
@@ -43,8 +47,43 @@ pub struct MemStore {
     log_records_max: usize,
     unsynced: VecDeque<(Position, Entry, RowChanges)>,
     last: Position,
+    /// The layer that is built.
+    building: Option<Building>,
+    /// Layers that entries name, with their merged rows.
+    layers: BTreeMap<LayerId, Arc<Rows>>,
+    next_layer: u64,
+    /// How often it is asked until the last one is moved.
+    moving: std::cell::Cell<u32>,
+    /// Whether the disk takes nothing of a layer in.
+    stalled: bool,
     /// What was appended since this was last taken, for the checks.
     appended: Vec<Entry>,
+    /// Rows that have rotted, as reads see it, and as a crash would find it. M5
+    rot: Arc<Mutex<Rot>>,
+    rot_on_disk: BTreeMap<RowKey, IsBehind>,
+    /// What of it was found.
+    holes: Arc<Holes>,
+}
+
+/// Whether a replay went past a row that it could not read: nobody knows what it should hold.
+type IsBehind = bool;
+
+/// Rows that cannot be read.
+#[derive(Debug, Clone, Default)]
+struct Rot {
+    rows: BTreeMap<RowKey, IsBehind>,
+    /// Those of them that a read came upon.
+    found: BTreeSet<RowKey>,
+}
+
+/// M5
+fn check(rot: &Mutex<Rot>, key: &RowKey) -> Result<(), ReadError> {
+    let mut rot = rot.lock().expect("nobody panics");
+    if !rot.rows.contains_key(key) {
+        return Ok(());
+    }
+    rot.found.insert(key.clone());
+    Err(ReadError::Damaged(key.clone()))
 }
 
 impl Default for MemStore {
@@ -63,12 +102,20 @@ impl Default for MemStore {
             log_records_max: usize::MAX,
             unsynced: VecDeque::new(),
             last: Position::default(),
+            building: None,
+            layers: BTreeMap::new(),
+            next_layer: 0,
+            moving: std::cell::Cell::new(0),
+            stalled: false,
             appended: Vec::new(),
+            rot: Arc::default(),
+            rot_on_disk: BTreeMap::new(),
+            holes: Arc::default(),
         }
     }
 }
 
-fn digest(key: &RowKey, row: Option<&Row>) -> RowDigest {
+pub(super) fn digest(key: &RowKey, row: Option<&Row>) -> RowDigest {
     row.map_or(RowDigest::ABSENT, |row| DIGESTS.digest(key, row))
 }
 
@@ -79,11 +126,11 @@ fn change(rows: &mut Rows, changes: &[RowChange]) {
         } else {
             rows.insert(change.key.clone(), Arc::clone(&change.after))
         };
-        assert_eq!(replaced, change.before, "a change says what it replaces");
+        assert!(change.is_repair() || replaced == change.before, "a change says what it replaces");
     }
 }
 
-/// What changes add to a sketch.
+/// What changes add to a sum over rows of which none has rotted.
 fn sums(changes: &[RowChange]) -> impl Iterator<Item = Change> + '_ {
     changes.iter().map(|change| {
         let (before, after) = (digest(&change.key, change.before.as_deref()), digest(&change.key, Some(&change.after)));
@@ -91,12 +138,21 @@ fn sums(changes: &[RowChange]) -> impl Iterator<Item = Change> + '_ {
     })
 }
 
-fn sketch_of(rows: &Rows, prefix_cells: usize) -> Sketch {
+fn sketch_of(rows: &Rows, rot: &BTreeMap<RowKey, IsBehind>, prefix_cells: usize) -> Sketch {
     let mut sketch = Sketch::new(LEAF_BITS, prefix_cells);
-    for (key, row) in rows {
+    let behind = |key: &RowKey| rot.get(key) == Some(&true);
+    for (key, row) in rows.iter().filter(|(key, _)| !behind(key)) {
         sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, digest(key, Some(row))));
     }
+    for key in rot.keys().filter(|key| behind(key)) {
+        sketch.apply(Change::between(DIGESTS.id(key), RowDigest::ABSENT, unknown(key)));
+    }
     sketch
+}
+
+/// What a sketch has for a row of which nobody knows what it should hold.
+fn unknown(key: &RowKey) -> RowDigest {
+    DIGESTS.digest_of_bytes(key.as_bytes(), b"unknown")
 }
 
 impl MemStore {
@@ -133,12 +189,22 @@ impl MemStore {
             if let Some((_, entry, changes)) = self.unsynced.pop_front() {
                 self.version += 1;
                 change(&mut self.synced, &changes);
-                for change in sums(&changes) {
-                    self.synced_root += Cell::of(change);
+                let mut rotten = false;
+                for change in &changes {
+                    rotten |= self.rot_on_disk.remove(&change.key).is_some() || change.is_repair();
+                }
+                if rotten || !self.rot_on_disk.is_empty() {
+                    self.synced_root = sketch_of(&self.synced, &self.rot_on_disk, 0).root();
+                } else {
+                    sums(&changes).for_each(|change| self.synced_root += Cell::of(change));
                 }
                 self.synced_state.replay(&entry);
             }
         }
+    }
+
+    fn building(&mut self) -> &mut Building {
+        self.building.as_mut().expect("a layer was begun")
     }
 
     /// The last position appended.
@@ -157,8 +223,12 @@ impl MemStore {
     pub fn crash(&mut self, keep: usize) -> Recovered {
         self.version += 1;
         self.rows = Arc::new(self.synced.clone());
+        self.building = None;
+        self.moving.set(0);
+        self.rot.lock().expect("nobody panics").rows.clear();
         let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
+        let mut rot = self.rot_on_disk.clone();
         for records in self.log.values_mut() {
             records.retain(|_, record| recovered.clocks.cursor.covers(record.dot()));
         }
@@ -167,20 +237,59 @@ impl MemStore {
                 Entry::Record(bytes) => {
                     let record = bytes.decode().expect("what was appended reads back");
                     self.log.entry(record.dot.actor).or_default().insert(record.dot.seq, bytes.clone());
-                    row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail")
+                    self.rot.lock().expect("nobody panics").rows = rot.clone();
+                    let (changes, passed) =
+                        replayed_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
+                    rot.extend(passed.into_iter().map(|key| (key, true)));
+                    // What is behind goes on being what it should be, for the checks.
+                    self.rot.lock().expect("nobody panics").rows.clear();
+                    let all = row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
+                    assert!(all.iter().filter(|change| !rot.contains_key(&change.key)).eq(&changes));
+                    all
                 }
-                Entry::Adopt(adoption) => recoded(adoption).row_changes(self).expect("memory does not fail"),
+                Entry::Adopt(adoption) => {
+                    let adoption = recoded(adoption);
+                    let changes = adoption.row_changes(self).expect("memory does not fail");
+                    let changes = self.with_layer(adoption.layer, changes);
+                    for change in &changes {
+                        rot.remove(&change.key);
+                    }
+                    changes
+                }
                 Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
             };
             change(Arc::make_mut(&mut self.rows), &changes);
             recovered.replay(&entry);
         }
         self.synced.clone_from(&self.rows);
-        self.sketch = sketch_of(&self.rows, self.prefix_cells);
+        self.sketch = sketch_of(&self.rows, &rot, self.prefix_cells);
         self.synced_root = self.sketch.root();
+        self.rot_on_disk.clone_from(&rot);
+        // Whoever starts after a crash reads every row.
+        *self.rot.lock().expect("nobody panics") = Rot { found: rot.keys().cloned().collect(), rows: rot };
         self.synced_state = recovered.clone();
         self.appended.clear();
         recovered
+    }
+
+    /// What an entry changes, together with the layer that it names: its own rows hold where both mention a key. M4
+    fn with_layer(&self, layer: Option<LayerId>, changes: RowChanges) -> RowChanges {
+        let Some(layer) = layer else { return changes };
+        let layer = self.layers.get(&layer).expect("an entry names a layer that is there");
+        let mut all: BTreeMap<RowKey, RowChange> = BTreeMap::new();
+        for (key, after) in &**layer {
+            // What is damaged here is repaired by the layer.
+            let empty = || Some(Arc::new(Row::empty()));
+            let before = if self.has_rotted(key) { empty() } else { self.rows.get(key).cloned() };
+            all.insert(key.clone(), RowChange { key: key.clone(), before, after: Arc::clone(after) });
+        }
+        all.extend(changes.into_iter().map(|change| (change.key.clone(), change)));
+        all.into_values().collect()
+    }
+
+    /// The disk takes nothing of a layer in, or goes on.
+    pub fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
     }
 
     /// Every row, entries that are not synced included.
@@ -205,15 +314,41 @@ impl MemStore {
         let row = Arc::new(row);
         Arc::make_mut(&mut self.rows).insert(key.clone(), Arc::clone(&row));
         self.synced.insert(key.clone(), row);
-        self.sketch = sketch_of(&self.rows, self.prefix_cells);
+        self.sketch = sketch_of(&self.rows, &BTreeMap::new(), self.prefix_cells);
+        self.synced_root = self.sketch.root();
     }
 
     /// Whether the sketch is that of the rows. M3
     #[must_use]
     pub fn check_sketch(&self) -> bool {
-        self.sketch == sketch_of(&self.rows, self.prefix_cells)
+        let rot = self.rot.lock().expect("nobody panics");
+        self.sketch == sketch_of(&self.rows, &rot.rows, self.prefix_cells)
             && self.sketch.check_invariants()
-            && self.synced_root == sketch_of(&self.synced, 0).root()
+            && self.synced_root == sketch_of(&self.synced, &self.rot_on_disk, 0).root()
+    }
+
+    /// A row rots on the disk; `false` when it is in memory still, or rotten.
+    pub fn rots(&mut self, key: &RowKey) -> bool {
+        let in_memory = self.unsynced.iter().any(|(_, _, changes)| changes.iter().any(|change| change.key == *key));
+        if in_memory || !self.rows.contains_key(key) || self.rot_on_disk.contains_key(key) {
+            return false;
+        }
+        self.version += 1;
+        self.rot_on_disk.insert(key.clone(), false);
+        self.rot.lock().expect("nobody panics").rows.insert(key.clone(), false);
+        true
+    }
+
+    /// Whether a row cannot be read.
+    #[must_use]
+    pub fn has_rotted(&self, key: &RowKey) -> bool {
+        self.rot.lock().expect("nobody panics").rows.contains_key(key)
+    }
+
+    /// Whether any row cannot be read, or could not after a crash.
+    #[must_use]
+    pub fn has_rot(&self) -> bool {
+        !self.rot_on_disk.is_empty() || !self.rot.lock().expect("nobody panics").rows.is_empty()
     }
 }
 
@@ -227,27 +362,35 @@ fn recoded(adoption: &Arc<Adoption>) -> Adoption {
     }
 }
 
-fn visit(rows: &Rows, prefix: &[u8], from: &[u8], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool) {
+fn visit(
+    rows: &Rows,
+    rot: &Mutex<Rot>,
+    (prefix, from): (&[u8], &[u8]),
+    visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+) -> Result<(), ReadError> {
     let from = prefix.max(from);
     for (key, row) in rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded)) {
-        if !key.as_bytes().starts_with(prefix) || !visitor(key, row) {
+        if !key.as_bytes().starts_with(prefix) {
+            break;
+        }
+        check(rot, key)?;
+        if !visitor(key, row) {
             break;
         }
     }
+    Ok(())
 }
 
 fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
     debug_assert_eq!(collection.data_type(), DataType::Set);
-    let mut count = 0;
-    visit(rows, collection.as_bytes(), collection.as_bytes(), &mut |_, _| {
-        count += 1;
-        true
-    });
-    count
+    let prefix = collection.as_bytes();
+    let from = rows.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+    from.take_while(|(key, _)| key.as_bytes().starts_with(prefix)).count() as u64
 }
 
 impl RowSource for MemStore {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        check(&self.rot, key)?;
         Ok(self.rows.get(key).cloned())
     }
 
@@ -257,8 +400,7 @@ impl RowSource for MemStore {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, prefix, from, visitor);
-        Ok(())
+        visit(&self.rows, &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
@@ -269,15 +411,32 @@ impl RowSource for MemStore {
 impl Store for MemStore {
     fn append(&mut self, entry: Entry, changes: RowChanges) -> Position {
         assert!(changes.is_sorted_by(|a, b| a.key < b.key), "changes are in order of keys");
-        self.last = Position(self.last.0 + 1);
-        change(Arc::make_mut(&mut self.rows), &changes);
         self.version += 1;
-        for (change, row) in sums(&changes).zip(&changes) {
-            self.sketch.apply(change);
-            if !self.ids.contains_key(&change.id) {
-                Arc::make_mut(&mut self.ids).insert(change.id, row.key.clone());
+        self.last = Position(self.last.0 + 1);
+        let changes = match &entry {
+            Entry::Adopt(adoption) if adoption.layer.is_some() => {
+                let built = self.building.take().expect("an entry names the layer that was built");
+                let (layer, rows) = built.finish();
+                assert_eq!(adoption.layer, Some(layer));
+                self.layers.insert(layer, Arc::new(rows));
+                self.moving.set(40);
+                self.with_layer(adoption.layer, changes)
+            }
+            _ => changes,
+        };
+        for change in &changes {
+            let rot = self.rot.lock().expect("nobody panics").rows.remove(&change.key);
+            assert_eq!(rot.is_some(), change.is_repair(), "what is damaged is repaired, not written over");
+            let held = self.rows.get(&change.key).map(|row| &**row);
+            let before = if rot == Some(true) { unknown(&change.key) } else { digest(&change.key, held) };
+            let after = digest(&change.key, Some(&change.after));
+            self.sketch.apply(Change::between(DIGESTS.id(&change.key), before, after));
+            let id = DIGESTS.id(&change.key);
+            if !self.ids.contains_key(&id) {
+                Arc::make_mut(&mut self.ids).insert(id, change.key.clone());
             }
         }
+        change(Arc::make_mut(&mut self.rows), &changes);
         if let Entry::Record(record) = &entry {
             let dot = record.dot();
             self.log.entry(dot.actor).or_default().insert(dot.seq, record.clone());
@@ -326,8 +485,75 @@ impl Store for MemStore {
         self.synced_root
     }
 
+    fn scrub(&self) {
+        let mut rot = self.rot.lock().expect("nobody panics");
+        rot.found = rot.rows.keys().cloned().collect();
+    }
+
+    fn holes(&mut self) -> Arc<Holes> {
+        let mut rot = self.rot.lock().expect("nobody panics");
+        let Rot { rows, found } = &mut *rot;
+        found.retain(|key| rows.contains_key(key));
+        if !self.holes.keys().eq(found.iter()) {
+            self.holes = Arc::new(found.iter().map(|key| (key.clone(), DIGESTS.id(key))).collect());
+        }
+        Arc::clone(&self.holes)
+    }
+
     fn pin(&mut self) -> Arc<dyn Pinned> {
-        Arc::new(Pin { rows: Arc::clone(&self.rows), ids: Arc::clone(&self.ids), sketch: self.sketch.clone() })
+        Arc::new(Pin {
+            rows: Arc::clone(&self.rows),
+            ids: Arc::clone(&self.ids),
+            rot: Arc::clone(&self.rot),
+            sketch: self.sketch.clone(),
+        })
+    }
+}
+
+impl Aside for MemStore {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+        assert_eq!(self.moving.get(), 0, "the last layer is moved before another is begun");
+        self.next_layer += 1;
+        self.building = Some(Building::new(LayerId(self.next_layer), pinned));
+    }
+
+    fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
+        self.building().put(rows);
+    }
+
+    fn note_aside(&mut self, changed: Vec<RowKey>, pinned: Arc<dyn Pinned>) {
+        self.building().note(changed, pinned);
+    }
+
+    fn over_aside(&mut self) -> Option<Arc<dyn Pinned>> {
+        self.building().over()
+    }
+
+    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
+        self.building().merge(&context, &theirs);
+    }
+
+    fn merged_aside(&mut self) -> Option<Merged> {
+        self.building().merged()
+    }
+
+    fn aside_row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        Ok(self.building.as_ref().and_then(|building| building.raw(key)))
+    }
+
+    fn aside_use(&self) -> AsideUse {
+        let bytes = self.building.as_ref().map_or(0, Building::bytes);
+        let is_lost = self.building.as_ref().is_some_and(Building::is_lost);
+        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 }, is_lost }
+    }
+
+    fn drop_aside(&mut self) {
+        self.building = None;
+    }
+
+    fn is_moving_aside(&self) -> bool {
+        self.moving.set(self.moving.get().saturating_sub(1));
+        self.moving.get() > 0
     }
 }
 
@@ -336,11 +562,13 @@ impl Store for MemStore {
 struct Pin {
     rows: Arc<Rows>,
     ids: Arc<BTreeMap<RowId, RowKey>>,
+    rot: Arc<Mutex<Rot>>,
     sketch: Sketch,
 }
 
 impl RowSource for Pin {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
+        check(&self.rot, key)?;
         Ok(self.rows.get(key).cloned())
     }
 
@@ -350,8 +578,7 @@ impl RowSource for Pin {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, prefix, from, visitor);
-        Ok(())
+        visit(&self.rows, &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
@@ -364,9 +591,14 @@ impl Pinned for Pin {
         &self.sketch
     }
 
+    fn rows(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
     fn visit_ids(&self, ids: &[RowId], visitor: &mut dyn FnMut(&RowKey, &Arc<Row>)) -> Result<(), ReadError> {
         for key in ids.iter().filter_map(|id| self.ids.get(id)) {
             if let Some(row) = self.rows.get(key) {
+                check(&self.rot, key)?;
                 visitor(key, row);
             }
         }

@@ -2,6 +2,8 @@
 
 mod bounds;
 mod commits;
+mod damage;
+mod layered;
 mod model;
 mod recovery;
 mod truncation;
@@ -12,7 +14,9 @@ use atoll_crdt::{
     ActorId, CollectionKey, DataType, Dot, Draft, Hlc, ReadError, Row, RowKey, RowSource, VersionVector, sets,
 };
 use atoll_replication::sketch::{Change, DigestKey, RowDigest, Sketch};
-use atoll_replication::{Adoption, Entry, Position, Record, Recovered, RowChanges, Start, Store, row_changes};
+use atoll_replication::{
+    Adoption, Entry, Position, Record, Recovered, RowChange, RowChanges, Start, Store, row_changes,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ pub(super) fn small(dir: &Path) -> StoreConfig {
         sync: SyncMode::Always,
         checkpoint_every: Duration::from_secs(3_600),
         retain: Retention { min: Duration::ZERO, max: Duration::from_secs(3_600), max_bytes: u64::MAX },
+        scrub_every: None,
         digest_key: DigestKey::derive(b"test"),
         sketch_rows_min: 0,
         sketch_cells: 0,

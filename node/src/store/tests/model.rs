@@ -1,10 +1,11 @@
 //! The store against a plain map: whatever is appended, synced, published, checkpointed and crashed in whatever order.
 
+use super::layered::Built;
 use super::{Fixture, Rows, rows, set, sketch, small};
 use crate::store::View;
 use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Payload, Row, RowKey, RowSource, VersionVector, flags, sets};
 use atoll_replication::sketch::{DigestKey, RowId, Sketch};
-use atoll_replication::{Adoption, Clocks, Pinned, Position, RecordBytes, RowChange, Store};
+use atoll_replication::{Adoption, Aside, Clocks, Pinned, Position, RecordBytes, RowChange, Store};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,14 @@ enum Step {
     Large(u8),
     /// A reconciliation ends: a member of a set comes, the next one goes; whether an actor was lost.
     Adopt(u8, u8, bool),
+    /// A layer is begun, of rows that follow from a number.
+    LayerBegin(u8),
+    /// Its pin moves on.
+    LayerNote,
+    /// It is looked at over its pin.
+    LayerOver,
+    /// A pass, so many writes meanwhile, and the entry that names it.
+    LayerEnd(u8),
     Submit,
     Publish,
     Checkpoint,
@@ -37,6 +46,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..6_u8, any::<bool>()).prop_map(|(k, v)| Step::Flag(k, v)),
         1 => (0..3_u8).prop_map(Step::Large),
         2 => (0..3_u8, 0..12_u8, any::<bool>()).prop_map(|(s, m, lost)| Step::Adopt(s, m, lost)),
+        3 => any::<u8>().prop_map(Step::LayerBegin),
+        1 => Just(Step::LayerNote),
+        1 => Just(Step::LayerOver),
+        2 => (0..6_u8).prop_map(Step::LayerEnd),
         6 => Just(Step::Submit),
         4 => Just(Step::Publish),
         1 => Just(Step::Checkpoint),
@@ -112,6 +125,7 @@ struct World {
     model: Model,
     views: Vec<Arc<View>>,
     pins: Vec<(Arc<dyn Pinned>, Position)>,
+    layer: Option<Built>,
     /// All that a truncation was told of.
     stable: VersionVector,
     boots: u64,
@@ -124,7 +138,8 @@ impl World {
         let empty = Expected { rows: Rows::new(), sketch: Sketch::new(0, 0), clocks: Clocks::default() };
         let model = Model { states: vec![empty], ..Model::default() };
         let (views, pins, stable) = (Vec::new(), Vec::new(), VersionVector::new());
-        let mut world = Self { dir, fixture: None, model, views, pins, stable, boots: 0, checks: 0 };
+        let layer = None;
+        let mut world = Self { dir, fixture: None, model, views, pins, layer, stable, boots: 0, checks: 0 };
         world.open();
         world
     }
@@ -149,6 +164,9 @@ impl World {
         let dot = Dot::new(fixture.actor, fixture.context.get(fixture.actor));
         let record = fixture.store().log(dot.actor, dot.seq, 1).expect("readable").remove(0);
         assert_eq!(record.dot(), dot);
+        if let Some(layer) = &mut self.layer {
+            layer.changed.extend(changes.iter().map(|change| change.key.clone()));
+        }
         self.model.append(&changes, |clocks| clocks.record(dot));
         assert_eq!(position, self.model.last());
         self.model.log.insert(position, record);
@@ -174,7 +192,13 @@ impl World {
                 let members: Vec<_> = (0..40).map(|n| set.member(&format!("{n:0100}")).expect("valid")).collect();
                 self.write(|draft| members.iter().try_for_each(|member| sets::add(draft, member)));
             }
+            // One at a time.
+            Step::Adopt(..) if self.layer.is_some() => {}
             Step::Adopt(s, m, lost) => self.adopt(s, m, lost),
+            Step::LayerBegin(seed) => self.begin_layer(seed),
+            Step::LayerNote => self.note_layer(),
+            Step::LayerOver => self.look_over_layer(),
+            Step::LayerEnd(writes) => self.end_layer(writes),
             Step::Submit => {
                 if let Some(last) = self.fixture().submit() {
                     self.model.submitted = last;
@@ -212,9 +236,54 @@ impl World {
         }
         let context: VersionVector = [dot].into_iter().collect();
         let cursor = if lost { context.clone() } else { VersionVector::new() };
-        let adoption = Adoption { context, cursor, rows: rows.into_iter().collect() };
+        let adoption = Adoption { context, cursor, rows: rows.into_iter().collect(), layer: None };
         let changes = self.fixture().adopt(adoption.clone());
         self.model.append(&changes, |clocks| clocks.adopt(&adoption));
+    }
+
+    fn begin_layer(&mut self, seed: u8) {
+        if self.layer.is_some() || self.fixture().store().is_moving_aside() {
+            return;
+        }
+        let now = self.model.at(self.model.last()).rows.clone();
+        let context = self.fixture().context.clone();
+        let layer = Built::begin(&mut self.fixture().opened.store, seed, now, (&context, ELSEWHERE));
+        self.layer = Some(layer);
+    }
+
+    fn note_layer(&mut self) {
+        let now = self.model.at(self.model.last()).rows.clone();
+        if let Some(mut layer) = self.layer.take() {
+            layer.note(&mut self.fixture().opened.store, now);
+            self.layer = Some(layer);
+        }
+    }
+
+    fn look_over_layer(&mut self) {
+        let Some(layer) = self.layer.take() else { return };
+        let (over, expected) = layer.over(&mut self.fixture().opened.store);
+        assert!(*over.sketch() == sketch(&digest_key(), &expected), "the sketch over a layer is that of other rows");
+        check_source(&*over, &expected);
+        check_ids(&*over, &self.model.keys, &expected, self.checks);
+        self.layer = Some(layer);
+    }
+
+    fn end_layer(&mut self, writes: u8) {
+        self.note_layer();
+        let Some(layer) = self.layer.take() else { return };
+        let context = self.fixture().context.clone();
+        self.fixture().store().merge_aside(context, layer.theirs.clone());
+        self.layer = Some(layer);
+        self.step(Step::Submit);
+        self.step(Step::Publish);
+        for n in 0..writes {
+            self.step(if n % 2 == 0 { Step::Add(n % 3, n) } else { Step::Remove(n % 3, n) });
+        }
+        let Some(layer) = self.layer.take() else { return };
+        let (now, context) = (self.model.at(self.model.last()).rows.clone(), self.fixture().context.clone());
+        let (adoption, all) = layer.close(&mut self.fixture().opened.store, &now, &context);
+        self.fixture().adopt(adoption.clone());
+        self.model.append(&all, |clocks| clocks.adopt(&adoption));
     }
 
     fn truncate(&mut self, kept: u64) {
@@ -240,6 +309,7 @@ impl World {
         }
         self.views.clear();
         self.pins.clear();
+        self.layer = None;
         self.fixture = None;
         // What was submitted was written; the rest is gone.
         let written = self.model.submitted;
@@ -277,17 +347,24 @@ impl World {
 fn check_pin(pin: &dyn Pinned, model: &Model, at: Position, salt: u32) {
     let expected = model.at(at);
     assert!(*pin.sketch() == expected.sketch, "the sketch of {at:?} is that of other rows");
+    assert_eq!(pin.rows(), expected.rows.len() as u64);
+    check_ids(pin, &model.keys, &expected.rows, salt);
+}
+
+fn check_ids(pin: &dyn Pinned, keys: &BTreeSet<RowKey>, expected: &Rows, salt: u32) {
     let key = digest_key();
     let wanted = |id: RowId| id.to_bits() >> (salt % 50) & 1 == 0;
-    let mut ids: Vec<RowId> = model.keys.iter().map(|row| key.id(row)).filter(|id| wanted(*id)).collect();
+    let mut ids: Vec<RowId> =
+        keys.iter().chain(expected.keys()).map(|row| key.id(row)).filter(|id| wanted(*id)).collect();
     ids.push(key.id_of_bytes(&salt.to_le_bytes()));
     ids.sort_unstable();
+    ids.dedup();
     let mut found = Rows::new();
     let visit = pin.visit_ids(&ids, &mut |row_key, row| {
         assert_eq!(found.insert(row_key.clone(), Arc::clone(row)), None, "a row is shown once");
     });
     visit.expect("readable");
-    let mut rows = expected.rows.clone();
+    let mut rows = expected.clone();
     rows.retain(|row, _| wanted(key.id(row)));
     assert_eq!(found, rows);
 }

@@ -354,7 +354,24 @@ fn rows_that_the_engine_lost_are_found_at_opening() {
     let (engine, _) = Engine::open(&directory, 1 << 20, &config.digest_key).expect("opens");
     engine.lose(expected.keys().nth(7).expect("it is there")).expect("written");
     drop((engine, directory));
+    let mut fixture = Fixture::open(config, 2).expect("opens");
+    let lost = expected.keys().nth(7).expect("it is there");
+    assert_eq!(fixture.store().holes().keys().collect::<Vec<_>>(), [lost]);
+    assert_eq!(fixture.opened.store.row(lost), Err(super::ReadError::Damaged(lost.clone())), "it is not absent");
+}
+
+#[test]
+fn rows_and_index_that_both_lost_something_are_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, expected) = ended(dir.path());
+    std::fs::remove_file(dir.path().join("sketch")).expect("removed");
+    let directory = Arc::new(Directory::open(dir.path()).expect("opens"));
+    let (engine, _) = Engine::open(&directory, 1 << 20, &config.digest_key).expect("opens");
+    let lost = expected.keys().nth(7).expect("it is there");
+    engine.lose(lost).expect("written");
+    engine.lose_entry(lost).expect("written");
+    drop((engine, directory));
     let error = Fixture::open(config, 2).err().expect("refused");
     assert!(matches!(error, OpenError::RowsDamaged { .. }), "{error}");
-    assert!(error.to_string().contains("not those that its checkpoint sums up"), "{error}");
+    assert!(error.to_string().contains("neither its rows nor their index"), "{error}");
 }

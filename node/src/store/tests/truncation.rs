@@ -145,7 +145,7 @@ fn records_below_a_raised_cursor_are_held_for_nobody() {
     let config = tiny(dir.path());
     let mut fixture = written(&config);
     let before = files(dir.path());
-    let adoption = Adoption { context: held(300), cursor: held(300), rows: Vec::new() };
+    let adoption = Adoption { context: held(300), cursor: held(300), rows: Vec::new(), layer: None };
     fixture.adopt(adoption);
     fixture.commit();
     fixture.store().checkpoint();

@@ -53,6 +53,10 @@ impl World {
         client.token.join(replica.durable());
         let keys = workload::counters();
         if let Some(key) = self.random.pick(&keys) {
+            if node.store.has_rotted(&key.row()) {
+                self.reach("reads of damaged rows");
+                return Ok(());
+            }
             let floors = node.store.synced_rows().get(&key.row()).map(|row| counters::shown(row)).unwrap_or_default();
             self.shown.push((key.clone(), Seen { context: replica.durable().clone(), floors: Some(floors) }));
         }
@@ -283,6 +287,7 @@ fn refusal(error: &WriteError) -> &'static str {
         WriteError::SessionLost => "refused: session write lost",
         WriteError::ClockSkew { .. } => "refused: clock skew",
         WriteError::NotReady => "refused: not ready",
+        WriteError::Damaged => "refused: damaged row",
         WriteError::Overloaded => "refused: overloaded",
         WriteError::Command(_) => "refused: command",
         WriteError::Fenced(_) => "refused: fenced",

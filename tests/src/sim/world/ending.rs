@@ -4,7 +4,7 @@
 use super::World;
 use crate::sim::node::{Expects, Node, Presence};
 use atoll_crdt::VersionVector;
-use atoll_replication::{Input, Readiness};
+use atoll_replication::{Input, Readiness, Store as _};
 use std::time::Duration;
 
 /// Simulated time within which a healed world must have converged: the longest pause between two attempts to send again
@@ -54,6 +54,14 @@ impl World {
                 self.let_the_copy_go()?;
                 let begun_us = deadline - CONVERGE_US;
                 if self.has_converged() && (!self.options.epilogue || self.now_us > begun_us + SETTLE_US) {
+                    if std::mem::take(&mut self.options.rot) {
+                        // Once more, where every log is as short as it may be.
+                        let index = *self.random.pick(&self.core).unwrap_or(&0);
+                        self.rot(index);
+                        self.nodes[index].store.scrub();
+                        self.phase = Phase::Healing(self.now_us + CONVERGE_US);
+                        return Ok(false);
+                    }
                     return self.converged();
                 }
                 if self.now_us > deadline {
@@ -114,6 +122,7 @@ impl World {
     pub(super) fn begin_anew(&mut self, index: usize) {
         self.thaw(index);
         self.nodes[index].stalled_until_us = 0;
+        self.nodes[index].store.scrub();
         self.set_clock(index);
         if self.nodes[index].replica.is_none() {
             self.start(index);
@@ -272,6 +281,7 @@ impl World {
         let first = &self.nodes[*first].context;
         let has = |node: &Node| {
             node.open.is_empty()
+                && !node.store.has_rot()
                 && node.replica.as_ref().is_some_and(|replica| {
                     let context = replica.context();
                     context == first

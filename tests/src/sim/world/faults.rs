@@ -29,7 +29,36 @@ enum Rarer {
 }
 
 impl World {
+    /// A row rots, if another node is sure to keep what it held: else there would be nothing to repair it from.
+    pub(super) fn rot(&mut self, index: usize) {
+        let context = &self.nodes[index].context;
+        let is_there = |node: &Node| node.index != index && self.core_or_all(node.index);
+        let held = |node: &Node| is_there(node) && node.durable().is_some_and(|durable| context.leq(durable));
+        if self.nodes.iter().any(|node| node.store.has_rot()) || !self.nodes.iter().any(held) {
+            return;
+        }
+        let keys: Vec<_> = self.nodes[index].store.rows().keys().cloned().collect();
+        for _ in 0..self.random.between(1, 3) {
+            if let Some(key) = self.random.pick(&keys)
+                && self.nodes[index].store.rots(key)
+            {
+                self.fault_of("rows that rot");
+            }
+        }
+    }
+
+    fn core_or_all(&self, index: usize) -> bool {
+        self.phase == Phase::Faulty || self.core.contains(&index)
+    }
+
     pub(super) fn fault(&mut self, index: usize) -> Result<(), String> {
+        // With short logs, what a node held at its next start may be in no log and at no other node: then it is for an
+        // operator to say what the row held.
+        let repairable = self.options.log_records_max == usize::MAX;
+        if self.options.rot && repairable && self.random.permille(200) {
+            self.rot(index);
+            return Ok(());
+        }
         let rarer = self.rarer();
         if !rarer.is_empty() && self.random.permille(600) {
             let fault = *self.random.pick(&rarer).unwrap_or(&rarer[0]);

@@ -108,9 +108,11 @@ impl World {
         let weight = message.weight();
         self.note(from, message);
         let crashes = self.options.crashes && self.phase == Phase::Faulty;
-        if ends_session(message) && crashes && self.random.permille(200) {
-            // The worst moment: the receiver takes over what dies here before it was synced.
-            self.fault_of("sources that crash at the end");
+        if let Some((permille, what)) = worst_moment(message)
+            && crashes
+            && self.random.permille(permille)
+        {
+            self.fault_of(what);
             self.at(1, Event::Crash { node: from });
         }
         if let Some((to, other)) = self.network.other_side(from, link) {
@@ -167,8 +169,16 @@ impl World {
     }
 }
 
-fn ends_session(message: &Message) -> bool {
-    matches!(message, Message::Reconcile(Reconcile { step: Step::Close, .. }))
+/// Messages behind which a node dies now and then, how often of a thousand, and what that is called.
+fn worst_moment(message: &Message) -> Option<(u64, &'static str)> {
+    let Message::Reconcile(Reconcile { step, .. }) = message else { return None };
+    match step {
+        // The receiver takes over what dies here before it was synced.
+        Step::Close => Some((200, "sources that crash at the end")),
+        // The receiver is left with a part of it.
+        Step::States(_) => Some((150, "sources that crash in the middle")),
+        _ => None,
+    }
 }
 
 const fn said(step: &Step) -> &'static str {
@@ -180,6 +190,7 @@ const fn said(step: &Step) -> &'static str {
         Step::Want(_) => "want said",
         Step::WantAll => "want all said",
         Step::States(_) => "states said",
+        Step::Taken(_) => "taken said",
         Step::Close => "close said",
         Step::Abort => "abort said",
         Step::GiveUp => "give up said",
@@ -195,6 +206,7 @@ const fn heard(step: &Step) -> &'static str {
         Step::Want(_) => "want heard",
         Step::WantAll => "want all heard",
         Step::States(_) => "states heard",
+        Step::Taken(_) => "taken heard",
         Step::Close => "close heard",
         Step::Abort => "abort heard",
         Step::GiveUp => "give up heard",
