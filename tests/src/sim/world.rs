@@ -1,7 +1,7 @@
 //! The world: every node, the network, the clients and the queue, driven by one seed.
 //!
-//! **What is not here.** What clients do ([`clients`]), what breaks ([`faults`]), what is said between nodes ([`wire`]),
-//! and how it ends ([`ending`]).
+//! **What is not here.** What clients do (`clients`), what breaks (`faults`), what is said between nodes (`wire`),
+//! and how it ends (`ending`).
 
 mod clients;
 mod ending;
