@@ -4,7 +4,8 @@ use crate::bench::{Bench, LINK, ME, WALL_MS, ended, register, vector};
 use atoll_crdt::{ActorId, Dot, Hlc, Payload, Row, VersionVector};
 use atoll_replication::wire::Message;
 use atoll_replication::{
-    DisconnectReason, Effect, Limits, LinkId, LogState, Readiness, Reconcile, RowState, SessionId, Span, States, Step,
+    DisconnectReason, Effect, Limits, LinkId, LogState, Open, Readiness, Reconcile, RowState, SessionId, Span, States,
+    Step,
 };
 use std::time::Duration;
 
@@ -64,6 +65,45 @@ fn what_no_log_can_bring_is_taken_over_by_one_entry_at_the_end() {
     assert_eq!(bench.replica.durable(), &all);
     // Its log reaches no further back than the peer's.
     assert_eq!(bench.replica.log_state().starts, vector(&[(THIRD, 6)]));
+}
+
+#[test]
+fn with_a_peer_of_version_1_both_sides_speak_its_words() {
+    let (version_1, all) = ((1, 1), vector(&[(THIRD, 5)]));
+    // It has what no log can bring.
+    let mut bench = Bench::new(0);
+    bench.greet(|hello| {
+        hello.protocol = version_1;
+        hello.durable = all.clone();
+        hello.log.starts = vector(&[(THIRD, 6)]);
+    });
+    bench.wait(Duration::ZERO);
+    let opened = bench.wait(Limits::default().reconcile_after);
+    let session = opening(&opened).expect("a session is opened");
+    let said = |effects: &[Effect]| -> Vec<Step> {
+        let step = |effect: &Effect| match effect {
+            Effect::Send(LINK, Message::Reconcile(Reconcile { step, .. })) => Some(step.clone()),
+            _ => None,
+        };
+        effects.iter().filter_map(step).collect()
+    };
+    assert!(matches!(&said(&opened)[..], [Step::Open(open)] if open.more.is_none()));
+    let Step::States(mut rows) = only_row(Dot::new(THIRD, 5)) else { unreachable!("it is rows") };
+    rows.checked = false;
+    let accept = Step::Accept { context: all.clone(), lost: all.clone(), rows: None };
+    tell(&mut bench, session, [(0, accept), (1, Step::States(rows)), (2, Step::Close)]);
+    assert_eq!((bench.replica.context(), bench.store.rows().len()), (&all, 1));
+    // It lacks what no log can bring it.
+    bench.sync();
+    let sketch = atoll_replication::sketch::Sketch::new(0, 0);
+    let opening = atoll_replication::sketch::Opening::of(&sketch, 0, 7);
+    let (context, cursor) = (VersionVector::new(), VersionVector::new());
+    let open = Step::Open(std::sync::Arc::new(Open { context, cursor, opening, more: None }));
+    let answers = bench.say(Message::Reconcile(Reconcile { session: SessionId(7), grant: 0, place: 0, step: open }));
+    let steps = said(&answers);
+    assert!(matches!(&steps[0], Step::Accept { rows: None, .. }), "{steps:?}");
+    assert!(steps.iter().any(|step| matches!(step, Step::States(states) if !states.checked)), "{steps:?}");
+    assert!(steps.iter().all(|step| !matches!(step, Step::Taken(_))), "{steps:?}");
 }
 
 #[test]
