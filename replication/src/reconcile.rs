@@ -23,5 +23,6 @@
 pub(crate) mod comparison;
 pub(crate) mod message;
 pub(crate) mod receiver;
+pub(crate) mod search;
 pub(crate) mod source;
 pub(crate) mod staging;

@@ -12,9 +12,10 @@
 //!
 //! **What is not here.** Waiting for contexts and asking again: the replica.
 
-use super::message::{IDS_MAX, Open, Reconcile, SessionId, Span, States, Step, Talk};
+use super::message::{Open, Reconcile, SessionId, Span, States, Step, Talk};
+use super::search::Search;
 use crate::effect::LinkId;
-use crate::sketch::{Decoder, Opening, Progress};
+use crate::sketch::Opening;
 use crate::store::Pinned;
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
@@ -68,7 +69,7 @@ pub(crate) struct Comparison {
     pin: Arc<dyn Pinned>,
     ours: VersionVector,
     theirs: Option<VersionVector>,
-    decoder: Decoder,
+    search: Search,
     suspects: BTreeMap<RowKey, Suspect>,
     more: u64,
     /// The last key compared, while everything is.
@@ -94,7 +95,7 @@ impl Comparison {
             pin,
             ours: context,
             theirs: None,
-            decoder: Decoder::new(),
+            search: Search::default(),
             suspects: BTreeMap::new(),
             more: 0,
             compared: None,
@@ -119,11 +120,7 @@ impl Comparison {
                 Heard::Goes(None)
             }
             Step::Cells(cells) if accepted => {
-                Heard::Goes(Some(match self.decoder.extend(self.pin.sketch().prefix(), &cells) {
-                    Ok(Progress::More(range)) => Step::More { from: range.start as u32, to: range.end as u32 },
-                    Ok(Progress::Complete) => self.want(),
-                    Ok(Progress::Exhausted) | Err(_) => Step::WantAll,
-                }))
+                Heard::Goes(Some(self.search.on_cells(self.pin.sketch().prefix(), &cells)))
             }
             Step::States(states) if accepted => {
                 if self.compare(states)? {
@@ -135,13 +132,6 @@ impl Comparison {
             Step::Close if accepted => Heard::Finished,
             _ => Heard::Wrong,
         })
-    }
-
-    fn want(&mut self) -> Step {
-        match core::mem::take(&mut self.decoder).into_changes() {
-            Ok(changes) if changes.len() <= IDS_MAX => Step::Want(changes.iter().map(|change| change.id).collect()),
-            _ => Step::WantAll,
-        }
     }
 
     /// What was found, after everything was compared.

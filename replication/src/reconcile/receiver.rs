@@ -9,8 +9,9 @@
 //! them. Up to [`REPAIRS_BYTES_MAX`] of them are; the others stay holes for the next session.
 
 use super::message::{
-    self, IDS_MAX, Open, OpenMore, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk,
+    self, Open, OpenMore, RECONCILE_BYTES_MAX, Reconcile, RowState, SessionId, Span, States, Step, Talk,
 };
+use super::search::Search;
 use super::source::{UNTAKEN_BYTES_MAX, UNTAKEN_MAX};
 use super::staging::{Closing, Staging};
 use crate::adoption::Adoption;
@@ -18,7 +19,7 @@ use crate::apply::visit_known;
 use crate::config::Limits;
 use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
-use crate::sketch::{Decoder, Opening, Progress, RowId};
+use crate::sketch::{Opening, RowId};
 use crate::store::{Holes, Pinned, Store};
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -123,7 +124,7 @@ pub(crate) struct Receiver {
     /// What the source's rows are compared with.
     compared: Arc<dyn Pinned>,
     theirs: Option<Theirs>,
-    decoder: Decoder,
+    search: Search,
     /// The source's rows where they differ.
     pub(crate) staging: Staging,
     /// Its rows for those that are damaged here.
@@ -189,7 +190,7 @@ impl Receiver {
             moved_at: now,
             compared,
             theirs: None,
-            decoder: Decoder::new(),
+            search: Search::default(),
             staging,
             repairs,
             speaks_new: begin.speaks_new,
@@ -245,11 +246,11 @@ impl Receiver {
                 Outcome::Goes(None)
             }
             Step::Cells(cells) if accepted => {
-                Outcome::Goes(Some(match self.decoder.extend(self.compared.sketch().prefix(), &cells) {
-                    Ok(Progress::More(range)) => Step::More { from: range.start as u32, to: range.end as u32 },
-                    Ok(Progress::Complete) => self.want(),
-                    Ok(Progress::Exhausted) | Err(_) => Step::WantAll,
-                }))
+                let ask = self.search.on_cells(self.compared.sketch().prefix(), &cells);
+                if let (Step::Want(ids), Some(theirs)) = (&ask, &mut self.theirs) {
+                    theirs.rows = Some(ids.len() as u64);
+                }
+                Outcome::Goes(Some(ask))
             }
             Step::States(states) if accepted && states.checked == self.speaks_new => {
                 if !self.is_covered(&states) || !self.stage(states, limits, store)? {
@@ -286,18 +287,6 @@ impl Receiver {
         }
         self.chunks_taken = self.chunks;
         Some(Step::Taken(self.chunks))
-    }
-
-    fn want(&mut self) -> Step {
-        match core::mem::take(&mut self.decoder).into_changes() {
-            Ok(changes) if changes.len() <= IDS_MAX => {
-                if let Some(theirs) = &mut self.theirs {
-                    theirs.rows = Some(changes.len() as u64);
-                }
-                Step::Want(changes.iter().map(|change| change.id).collect())
-            }
-            _ => Step::WantAll,
-        }
     }
 
     /// Whether a chunk speaks of nothing that the source's context does not cover.
