@@ -155,11 +155,14 @@ impl Options {
             plain.burst = 1;
             plain.window_bytes = *random.pick(&[500, plain.window_bytes]).unwrap_or(&500);
         }
-        // Whose disk is whose, and who may lose what, is told apart where nothing else replaces disks or names.
-        let replaced = rare.restores || rare.wipes || rare.clones || founding || core_only;
-        rare.removals = !replaced && random.permille(250);
-        // A disk that is replaced may take along what a damaged row has to be repaired from.
-        plain.rot &= !replaced && !rare.removals;
+        // A disk that is replaced may take along what a damaged row has to be repaired from; and where nothing else replaces
+        // disks or names, it can be told whose disk is whose and who may lose what.
+        let replaced = rare.restores || rare.wipes || rare.clones || core_only;
+        plain.rot &= !replaced;
+        if plain.rot && random.permille(350) {
+            plain.log_records_max = usize::MAX;
+        }
+        rare.removals = !replaced && !founding && !plain.rot && random.permille(400);
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
         Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
     }

@@ -55,7 +55,7 @@ impl World {
         // With short logs, what a node held at its next start may be in no log and at no other node: then it is for an
         // operator to say what the row held.
         let repairable = self.options.log_records_max == usize::MAX;
-        if self.options.rot && repairable && self.random.permille(200) {
+        if self.options.rot && repairable && self.random.permille(300) {
             self.rot(index);
             return Ok(());
         }
