@@ -163,8 +163,11 @@ impl Replica {
 
     /// Whether `token` names a write that no member holds any more: its actor's process has ended, every member is
     /// connected, and none of them holds it by an answer to something asked at `since` or later, when the token had
-    /// come. A token names only what was durable somewhere, so whoever still has it says so. Never true by mistake
-    /// while the roster names every member; `false` may also mean that nobody can tell.
+    /// come. A token names only what was durable somewhere, so whoever still has it on its disk says so; `false` may also
+    /// mean that nobody can tell.
+    ///
+    /// It is said too early in one case that is known: the only disk that had the write durable was replaced by an older
+    /// image, and another member has taken the write in and not synced it yet. It is there a moment later.
     #[must_use]
     pub fn is_lost(&self, token: &VersionVector, since: Instant) -> bool {
         let complete =
