@@ -21,8 +21,6 @@ struct Member {
     region: RegionName,
     /// As of when readers here miss nothing of this member.
     fresh: Option<Instant>,
-    /// When the last ping left that it answered.
-    asked: Option<Instant>,
     /// Answers not yet covered, oldest first: (t0, what the member held).
     answers: VecDeque<(Instant, VersionVector)>,
 }
@@ -39,7 +37,6 @@ impl Freshness {
         self.members.entry(node.clone()).or_insert_with(|| Member {
             region: region.clone(),
             fresh: None,
-            asked: None,
             answers: VecDeque::new(),
         });
     }
@@ -57,7 +54,6 @@ impl Freshness {
     /// A member answered a ping of `sent` by what it held.
     pub(crate) fn answered(&mut self, node: &NodeName, sent: Instant, held: &VersionVector, durable: &VersionVector) {
         let Some(member) = self.members.get_mut(node) else { return };
-        member.asked = member.asked.max(Some(sent));
         if held.leq(durable) {
             member.fresh = member.fresh.max(Some(sent));
             member.answers.clear();
@@ -68,11 +64,6 @@ impl Freshness {
             member.answers.remove(1);
         }
         member.answers.push_back((sent, held.clone()));
-    }
-
-    /// Whether every member has answered a ping that left at `since` or later.
-    pub(crate) fn all_answered_since(&self, since: Instant) -> bool {
-        self.members.values().all(|member| member.asked.is_some_and(|asked| asked >= since))
     }
 
     /// Readers here see `durable` now.

@@ -36,6 +36,17 @@ struct Cursor {
     own: bool,
 }
 
+/// What a peer said beside what it holds durably, of one moment.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// When the question left that it answered.
+    pub(crate) asked: Instant,
+    /// What it had taken in and did not hold durably.
+    pub(crate) volatile: VersionVector,
+    /// The processes it was connected to.
+    pub(crate) links: Vec<ActorId>,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -54,6 +65,10 @@ pub(crate) struct Link {
     pub(crate) rtt: Option<Duration>,
     /// The peer's wall clock less this node's, in milliseconds, less half the round trip towards zero.
     pub(crate) offset_ms: Option<i64>,
+    /// The last answer that all is known of.
+    pub(crate) said: Option<Said>,
+    /// Whether the peer holds something else than what is known here: the next ping asks for all of it.
+    pub(crate) wants_whole: bool,
     /// What the peer holds durably, as it said: its context.
     peer: VersionVector,
     /// Where its log cursors are behind that, the seqs with which they go on.
@@ -102,6 +117,8 @@ impl Link {
             prove_at: now,
             rtt: None,
             offset_ms: None,
+            said: None,
+            wants_whole: false,
             peer: VersionVector::new(),
             wanted: VersionVector::new(),
             starts: VersionVector::new(),

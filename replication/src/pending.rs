@@ -191,6 +191,12 @@ impl Pending {
         lacking
     }
 
+    /// How far each actor's held-back records reach: what lies between them and the cursor may be missing.
+    pub(crate) fn reach(&self) -> VersionVector {
+        let last = |(actor, queue): (&ActorId, &Queue)| Some(Dot::new(*actor, *queue.records.last_key_value()?.0));
+        self.queues.iter().filter_map(last).collect()
+    }
+
     /// Whether a record is held back here.
     pub(crate) fn holds(&self, dot: Dot) -> bool {
         self.queues.get(&dot.actor).is_some_and(|queue| queue.records.contains_key(&dot.seq))

@@ -10,10 +10,11 @@
 //! leave for peers before they are durable, which is safe because no actor is ever used again (S4).
 //!
 //! **What is not here.** Choosing the actor's number, the disk, the sockets: the driver. Conversations with peers:
-//! [`peers`], [`reconcile`], [`sources`].
+//! [`peers`], [`heartbeat`], [`reconcile`], [`sources`].
 
 mod check;
 mod export;
+mod heartbeat;
 mod peers;
 mod reconcile;
 mod reports;

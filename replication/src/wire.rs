@@ -5,12 +5,19 @@
 //! ```
 //!
 //! **Versions.** Both sides greet with [`Hello`], which never changes, and then speak the newest version that both know.
-//! Version 1 has everything but [`Details`].
+//! Version 2 says [`Details`] first, and what concerns whole vectors
+//! by what changed in them and a digest: [`Message::Probe`], [`Beat`], [`Message::News`] and [`Message::Proof`] instead of
+//! pings, pongs, reports and roots.
 //!
 //! **What always holds.** W1: the length is checked against the type's bound before anything is allocated. W2: bodies
 //! nest at most [`DEPTH_MAX`] deep. W3: bytes from a peer never panic; they are a [`WireError`]. W4: a body
 //! of one version never changes: what is new is a message, or a step of a reconciliation, of its own, and is said to
 //! nobody who does not know it.
+
+mod beat;
+mod bodies;
+
+pub use beat::{Beat, VectorDigest};
 
 use crate::link::LogState;
 use crate::reconcile::message::{RECONCILE_BYTES_MAX, Reconcile};
@@ -19,9 +26,13 @@ use crate::sketch::Cell;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use atoll_crdt::codec::{DecodeError, Reader, Writer};
+use atoll_crdt::codec::DecodeError;
 use atoll_crdt::{ActorId, VersionVector};
-use serde::{Deserialize, Serialize};
+use beat::{decode_log, decode_news, encode_log, encode_news};
+use bodies::{
+    BytesBody, DetailsBody, DurableBody, PingBody, PongBody, RecordsBody, ResumeBody, bytes, hello, hello_body, read,
+    whole, write,
+};
 
 /// The protocol name in TLS.
 pub const ALPN: &[u8] = b"atoll-repl/1";
@@ -82,6 +93,8 @@ pub enum Message {
     Records(Vec<RecordBytes>),
     /// What the sender holds durably, where it has changed since it last said so, and all it has to say of its log.
     Durable(VersionVector, LogState),
+    /// The same, and of its log only where that has changed.
+    News(VersionVector, Option<LogState>),
     /// Asks for an actor's records: those sent found no room, which there is now; or something builds on them.
     Resume {
         /// Whose records.
@@ -103,12 +116,26 @@ pub enum Message {
         /// All that the answerer holds durably: whatever report was lost before, this makes good.
         durable: VersionVector,
     },
+    /// Asks for a [`Beat`].
+    Probe {
+        /// The asker's clock, in microseconds; comes back.
+        sent_us: u64,
+    },
+    /// Answers a [`Message::Probe`].
+    Beat(Beat),
     /// A step of a reconciliation.
     Reconcile(Reconcile),
     /// What the sender's rows add up to at what it holds durably: the proof that equal contexts have equal rows.
     Root {
         /// What it holds durably.
         durable: VersionVector,
+        /// The sum over all its rows.
+        root: Cell,
+    },
+    /// The same by a digest.
+    Proof {
+        /// What it holds durably.
+        durable: VectorDigest,
         /// The sum over all its rows.
         root: Cell,
     },
@@ -134,68 +161,19 @@ pub enum WireError {
     Content(#[from] DecodeError),
 }
 
-#[derive(Serialize, Deserialize)]
-struct HelloBody<'a> {
-    protocol: (u16, u16),
-    #[serde(borrow)]
-    cluster: &'a str,
-    node: &'a str,
-    region: &'a str,
-    actor: u64,
-    former: Vec<u64>,
-    founded: bool,
-    founded_ms: u64,
-    #[serde(with = "serde_bytes")]
-    durable: &'a [u8],
-    #[serde(with = "serde_bytes")]
-    log: &'a [u8],
-}
-
-#[derive(Serialize, Deserialize)]
-struct DurableBody<'a>(
-    #[serde(with = "serde_bytes", borrow)] &'a [u8],
-    #[serde(with = "serde_bytes", borrow)] &'a [u8],
-);
-
-#[derive(Serialize, Deserialize)]
-struct RecordsBody<'a>(#[serde(borrow)] Vec<&'a serde_bytes::Bytes>);
-
-#[derive(Serialize, Deserialize)]
-struct BytesBody<'a>(#[serde(with = "serde_bytes", borrow)] &'a [u8]);
-
-#[derive(Serialize, Deserialize)]
-struct ResumeBody {
-    actor: u64,
-    from: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct DetailsBody {
-    digests: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PingBody {
-    sent_us: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PongBody<'a> {
-    sent_us: u64,
-    wall_ms: u64,
-    #[serde(with = "serde_bytes", borrow)]
-    durable: &'a [u8],
-}
-
 const HELLO: u8 = 1;
 const DETAILS: u8 = 2;
+const NEWS: u8 = 3;
 const DURABLE: u8 = 4;
 const RESUME: u8 = 5;
+const PROBE: u8 = 6;
 const PING: u8 = 7;
 const PONG: u8 = 8;
+const BEAT: u8 = 9;
 const RECORDS: u8 = 10;
 const RECONCILE: u8 = 20;
 const ROOT: u8 = 21;
+const PROOF: u8 = 22;
 
 /// A frame's header, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +194,7 @@ impl Header {
             HELLO => GREETING_BYTES_MAX,
             RECORDS => RECORDS_BYTES_MAX,
             RECONCILE => RECONCILE_BYTES_MAX,
-            DETAILS | DURABLE | RESUME | PING | PONG | ROOT => SMALL_BYTES_MAX,
+            DETAILS | DURABLE | NEWS | RESUME | PING | PONG | PROBE | BEAT | ROOT | PROOF => SMALL_BYTES_MAX,
             kind => return Err(WireError::Type(kind)),
         };
         let body_bytes = length.checked_sub(2).ok_or(WireError::Length { bytes: length })?;
@@ -242,30 +220,41 @@ impl Header {
             DETAILS => Message::Details(Details { digests: read::<DetailsBody>(body)?.digests }),
             DURABLE => {
                 let DurableBody(durable, log) = read(body)?;
-                Message::Durable(vector(durable)?, log_state(log)?)
+                Message::Durable(whole(durable, VersionVector::decode)?, whole(log, decode_log)?)
+            }
+            NEWS => {
+                let (durable, log) = whole(read::<BytesBody<'_>>(body)?.0, decode_news)?;
+                Message::News(durable, log)
             }
             RESUME => {
                 let body: ResumeBody = read(body)?;
                 Message::Resume { actor: ActorId::new(body.actor), from: body.from }
             }
             PING => Message::Ping { sent_us: read::<PingBody>(body)?.sent_us },
+            PROBE => Message::Probe { sent_us: read::<PingBody>(body)?.sent_us },
+            BEAT => Message::Beat(whole(read::<BytesBody<'_>>(body)?.0, Beat::decode)?),
             PONG => {
                 let pong: PongBody<'_> = read(body)?;
-                Message::Pong { sent_us: pong.sent_us, wall_ms: pong.wall_ms, durable: vector(pong.durable)? }
+                Message::Pong {
+                    sent_us: pong.sent_us,
+                    wall_ms: pong.wall_ms,
+                    durable: whole(pong.durable, VersionVector::decode)?,
+                }
             }
             ROOT => {
                 let DurableBody(durable, root) = read(body)?;
-                let mut input = Reader::new(root);
-                let root = Cell::decode_bytes(&mut input)?;
-                input.finish()?;
-                Message::Root { durable: vector(durable)?, root }
+                Message::Root {
+                    durable: whole(durable, VersionVector::decode)?,
+                    root: whole(root, Cell::decode_bytes)?,
+                }
             }
-            RECONCILE => {
-                let mut input = Reader::new(read::<BytesBody<'_>>(body)?.0);
-                let reconcile = Reconcile::decode(&mut input)?;
-                input.finish()?;
-                Message::Reconcile(reconcile)
+            PROOF => {
+                let (durable, root) = whole(read::<BytesBody<'_>>(body)?.0, |input| {
+                    Ok((VectorDigest::decode(input)?, Cell::decode_bytes(input)?))
+                })?;
+                Message::Proof { durable, root }
             }
+            RECONCILE => Message::Reconcile(whole(read::<BytesBody<'_>>(body)?.0, Reconcile::decode)?),
             _ => {
                 let RecordsBody(all) = read(body)?;
                 let records: Result<_, _> = all.into_iter().map(|b| RecordBytes::check(Arc::from(&b[..]))).collect();
@@ -273,58 +262,6 @@ impl Header {
             }
         })
     }
-}
-
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
-    let mut input = rmp_serde::Deserializer::from_read_ref(body);
-    // W2
-    input.set_max_depth(DEPTH_MAX);
-    T::deserialize(&mut input).map_err(|error| WireError::Body(alloc::format!("{error}")))
-}
-
-fn vector(bytes: &[u8]) -> Result<VersionVector, WireError> {
-    let mut input = Reader::new(bytes);
-    let vector = VersionVector::decode(&mut input)?;
-    input.finish()?;
-    Ok(vector)
-}
-
-fn vector_bytes(vector: &VersionVector) -> Vec<u8> {
-    let mut out = Writer::new();
-    vector.encode(&mut out);
-    out.into_bytes()
-}
-
-fn log_state(bytes: &[u8]) -> Result<LogState, WireError> {
-    let mut input = Reader::new(bytes);
-    let log = LogState { wanted: VersionVector::decode(&mut input)?, starts: VersionVector::decode(&mut input)? };
-    input.finish()?;
-    Ok(log)
-}
-
-fn log_state_bytes(log: &LogState) -> Vec<u8> {
-    let mut out = Writer::new();
-    log.wanted.encode(&mut out);
-    log.starts.encode(&mut out);
-    out.into_bytes()
-}
-
-fn hello(body: &HelloBody<'_>) -> Result<Hello, WireError> {
-    if body.former.len() > FORMER_ACTORS_MAX {
-        return Err(DecodeError::TooLarge { max: FORMER_ACTORS_MAX as u64 }.into());
-    }
-    Ok(Hello {
-        protocol: body.protocol,
-        cluster: body.cluster.into(),
-        node: body.node.into(),
-        region: body.region.into(),
-        actor: ActorId::new(body.actor),
-        former: body.former.iter().map(|actor| ActorId::new(*actor)).collect(),
-        founded: body.founded,
-        founded_ms: body.founded_ms,
-        durable: vector(body.durable)?,
-        log: log_state(body.log)?,
-    })
 }
 
 impl Message {
@@ -337,6 +274,10 @@ impl Message {
             Self::Hello(_)
             | Self::Details(_)
             | Self::Durable(..)
+            | Self::News(..)
+            | Self::Probe { .. }
+            | Self::Beat(_)
+            | Self::Proof { .. }
             | Self::Resume { .. }
             | Self::Ping { .. }
             | Self::Pong { .. }
@@ -353,7 +294,7 @@ impl Message {
         out.extend_from_slice(&[0, 0, 0, 0, self.kind(), 0]);
         match self {
             Self::Hello(hello) => {
-                let (durable, log) = (vector_bytes(&hello.durable), log_state_bytes(&hello.log));
+                let (durable, log) = (bytes(|out| hello.durable.encode(out)), bytes(|out| encode_log(&hello.log, out)));
                 write(out, &hello_body(hello, &durable, &log));
             }
             Self::Details(details) => write(out, &DetailsBody { digests: details.digests }),
@@ -361,22 +302,33 @@ impl Message {
                 write(out, &RecordsBody(records.iter().map(|r| serde_bytes::Bytes::new(r.as_bytes())).collect()));
             }
             Self::Durable(durable, log) => {
-                write(out, &DurableBody(&vector_bytes(durable), &log_state_bytes(log)));
+                write(out, &DurableBody(&bytes(|out| durable.encode(out)), &bytes(|out| encode_log(log, out))));
+            }
+            Self::News(durable, log) => {
+                write(out, &BytesBody(&bytes(|out| encode_news(durable, log.as_ref(), out))));
             }
             Self::Resume { actor, from } => write(out, &ResumeBody { actor: actor.get(), from: *from }),
             Self::Reconcile(reconcile) => {
-                let mut bytes = Writer::new();
-                reconcile.encode(&mut bytes);
-                write(out, &BytesBody(bytes.as_bytes()));
+                write(out, &BytesBody(&bytes(|out| reconcile.encode(out))));
             }
             Self::Root { durable, root } => {
-                let mut bytes = Vec::new();
-                root.encode(&mut bytes);
-                write(out, &DurableBody(&vector_bytes(durable), &bytes));
+                let mut sum = Vec::new();
+                root.encode(&mut sum);
+                write(out, &DurableBody(&bytes(|out| durable.encode(out)), &sum));
             }
-            Self::Ping { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
+            Self::Proof { durable, root } => {
+                let mut sum = Vec::new();
+                root.encode(&mut sum);
+                let body = bytes(|out| {
+                    durable.encode(out);
+                    out.raw(&sum);
+                });
+                write(out, &BytesBody(&body));
+            }
+            Self::Ping { sent_us } | Self::Probe { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
+            Self::Beat(beat) => write(out, &BytesBody(&bytes(|out| beat.encode(out)))),
             Self::Pong { sent_us, wall_ms, durable } => {
-                let durable = vector_bytes(durable);
+                let durable = bytes(|out| durable.encode(out));
                 write(out, &PongBody { sent_us: *sent_us, wall_ms: *wall_ms, durable: &durable });
             }
         }
@@ -394,9 +346,13 @@ impl Message {
             RECONCILE => "reconcile",
             ROOT => "root",
             DURABLE => "durable",
+            NEWS => "news",
             RESUME => "resume",
             PING => "ping",
             PONG => "pong",
+            PROBE => "probe",
+            BEAT => "beat",
+            PROOF => "proof",
             _ => return None,
         })
     }
@@ -409,6 +365,10 @@ impl Message {
             Self::Reconcile(_) => RECONCILE,
             Self::Root { .. } => ROOT,
             Self::Durable(..) => DURABLE,
+            Self::News(..) => NEWS,
+            Self::Probe { .. } => PROBE,
+            Self::Beat(_) => BEAT,
+            Self::Proof { .. } => PROOF,
             Self::Resume { .. } => RESUME,
             Self::Ping { .. } => PING,
             Self::Pong { .. } => PONG,
@@ -416,181 +376,5 @@ impl Message {
     }
 }
 
-fn hello_body<'a>(hello: &'a Hello, durable: &'a [u8], log: &'a [u8]) -> HelloBody<'a> {
-    HelloBody {
-        protocol: hello.protocol,
-        cluster: &hello.cluster,
-        node: &hello.node,
-        region: &hello.region,
-        actor: hello.actor.get(),
-        former: hello.former.iter().rev().take(FORMER_ACTORS_MAX).map(|actor| actor.get()).collect(),
-        founded: hello.founded,
-        founded_ms: hello.founded_ms,
-        durable,
-        log,
-    }
-}
-
-fn write<T: Serialize>(out: &mut Vec<u8>, body: &T) {
-    rmp_serde::encode::write(out, body).expect("writing to memory does not fail");
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::reconcile::message::Step;
-    use atoll_crdt::Dot;
-    use proptest::prelude::*;
-
-    fn frame(message: &Message) -> Vec<u8> {
-        let mut out = Vec::new();
-        message.encode(&mut out);
-        out
-    }
-
-    fn back(bytes: &[u8]) -> Result<Message, WireError> {
-        let (head, body) = bytes.split_at(HEADER_BYTES);
-        let header = Header::parse(head.try_into().unwrap())?;
-        assert!(header.body_bytes() <= body.len(), "a frame says how long it is");
-        header.message(&body[..header.body_bytes()])
-    }
-
-    fn samples() -> Vec<Message> {
-        let durable: VersionVector = [Dot::new(ActorId::new(7), 9)].into_iter().collect();
-        let record = crate::Record {
-            dot: Dot::new(ActorId::new(3), 1),
-            at: atoll_crdt::Hlc::at_ms(5),
-            deps: durable.clone(),
-            ops: Vec::new(),
-        };
-        let hello = Hello {
-            protocol: PROTOCOL,
-            cluster: "shop".into(),
-            node: "n1".into(),
-            region: "eu-west-1".into(),
-            actor: ActorId::new(1),
-            former: alloc::vec![ActorId::new(2)],
-            founded: true,
-            founded_ms: 1,
-            durable: durable.clone(),
-            log: LogState { wanted: durable.clone(), starts: durable.clone() },
-        };
-        let log = LogState { wanted: VersionVector::new(), starts: durable.clone() };
-        alloc::vec![
-            Message::Hello(hello),
-            Message::Details(Details { digests: 9 }),
-            Message::Records(alloc::vec![record.encode()]),
-            Message::Durable(durable.clone(), log),
-            Message::Resume { actor: ActorId::new(4), from: 5 },
-            Message::Ping { sent_us: 1 },
-            Message::Pong { sent_us: 1, wall_ms: 2, durable: durable.clone() },
-            Message::Root { durable: durable.clone(), root: Cell::EMPTY },
-        ]
-        .into_iter()
-        .chain(reconciliation(&durable))
-        .collect()
-    }
-
-    fn reconciliation(vector: &VersionVector) -> Vec<Message> {
-        let sketch = crate::sketch::Sketch::new(12, 1_024);
-        let ids: Vec<_> = (1..4).filter_map(crate::sketch::RowId::from_bits).collect();
-        let key = atoll_crdt::CollectionKey::new("t", atoll_crdt::DataType::Flag, "f").unwrap().row();
-        let mut fresh = atoll_crdt::Row::empty();
-        fresh.put(Dot::new(ActorId::new(7), 1), atoll_crdt::Payload::Flag(true));
-        let rows = alloc::vec![crate::RowState { key: key.clone(), fresh, kept: vector.iter().collect() }];
-        let opening = crate::sketch::Opening::of(&sketch, 12, 1);
-        let holes = crate::OpenHoles { ids: ids.clone(), context: vector.clone() };
-        let more = crate::OpenMore { whole: true, holes };
-        let open =
-            |more| crate::Open { context: vector.clone(), cursor: vector.clone(), opening: opening.clone(), more };
-        let states = |span, checked| Step::States(crate::States { span, rows: rows.clone(), checked });
-        let steps = [
-            Step::Open(Arc::new(open(None))),
-            Step::Open(Arc::new(open(Some(more)))),
-            Step::Accept { context: vector.clone(), lost: vector.clone(), rows: None },
-            Step::Accept { context: vector.clone(), lost: vector.clone(), rows: Some(7) },
-            Step::Taken(3),
-            Step::Cells(sketch.prefix().cells()[..2].into()),
-            Step::More { from: 2, to: 5 },
-            Step::Want(ids.clone().into()),
-            Step::WantAll,
-            states(crate::Span::Ids(ids.clone()), false),
-            states(crate::Span::Ids(ids.clone()), true),
-            states(crate::Span::Holes(ids), true),
-            states(crate::Span::Keys(None, Some(key.clone())), false),
-            states(crate::Span::Keys(None, Some(key)), true),
-            Step::Close,
-            Step::Abort,
-            Step::GiveUp,
-        ];
-        let message = |step| Message::Reconcile(Reconcile { session: crate::SessionId(3), grant: 4, place: 5, step });
-        steps.into_iter().map(message).collect()
-    }
-
-    #[test]
-    fn every_message_reads_back() {
-        for message in samples() {
-            assert_eq!(back(&frame(&message)), Ok(message));
-        }
-    }
-
-    /// Peers of the first version read these bytes.
-    #[test]
-    fn steps_of_the_first_version_have_its_codes_and_nothing_more() {
-        let vector: VersionVector = [Dot::new(ActorId::new(7), 3)].into_iter().collect();
-        let bytes = |message: &Message| {
-            let Message::Reconcile(message) = message else { panic!("{message:?}") };
-            let mut out = Writer::new();
-            message.encode(&mut out);
-            out.into_bytes()
-        };
-        let codes: Vec<u8> = reconciliation(&vector).iter().map(|message| bytes(message)[3]).collect();
-        assert_eq!(codes, [1, 11, 2, 12, 14, 3, 4, 5, 6, 7, 13, 13, 7, 13, 8, 9, 10]);
-        let step = Step::Accept { context: vector.clone(), lost: vector.clone(), rows: None };
-        let accept = Message::Reconcile(Reconcile { session: crate::SessionId(3), grant: 4, place: 5, step });
-        let mut body = Writer::new();
-        vector.encode(&mut body);
-        vector.encode(&mut body);
-        assert_eq!(bytes(&accept), [&[3, 4, 5, 2], body.as_bytes()].concat());
-    }
-
-    #[test]
-    fn a_length_beyond_the_types_bound_is_refused_by_the_header_alone() {
-        for kind in [HELLO, DETAILS, DURABLE, RESUME, PING, PONG, RECORDS, RECONCILE, ROOT] {
-            assert!(matches!(Header::parse([0xff, 0xff, 0xff, 0xff, kind, 0]), Err(WireError::Length { .. })));
-            assert!(matches!(Header::parse([0, 0, 0, 1, kind, 0]), Err(WireError::Length { .. })));
-        }
-        assert_eq!(Header::parse([0, 0, 0, 2, 99, 0]), Err(WireError::Type(99)));
-    }
-
-    /// Every message of version 1, as a build of that version wrote them.
-    const RECORDED: &[u8] = include_bytes!("../tests/recorded/protocol-1.frames");
-
-    #[test]
-    fn what_version_1_said_is_understood_and_said_in_the_same_bytes() {
-        let mut rest = RECORDED;
-        let mut kinds = Vec::new();
-        while !rest.is_empty() {
-            let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize + 4;
-            let (one, more) = rest.split_at(length);
-            let message = back(one).unwrap();
-            assert_eq!(frame(&message), one, "{message:?}");
-            kinds.push(one[4]);
-            rest = more;
-        }
-        assert_eq!(kinds.len(), 18);
-        assert_eq!(kinds[..7], [HELLO, RECORDS, DURABLE, RESUME, PING, PONG, ROOT]);
-    }
-
-    proptest! {
-        #[test]
-        fn damaged_frames_are_errors_or_messages_and_never_panic(which in 0_usize..25, at in 0_usize..200, byte: u8, cut in 0_usize..200) {
-            let mut bytes = frame(&samples()[which]);
-            let at = HEADER_BYTES + at % (bytes.len() - HEADER_BYTES);
-            bytes[at] = byte;
-            let _ = back(&bytes);
-            let body = &bytes[HEADER_BYTES..];
-            let _ = Header { kind: bytes[4], body_bytes: body.len() }.message(&body[..cut.min(body.len())]);
-        }
-    }
-}
+mod tests;

@@ -171,7 +171,7 @@ fn what_is_damaged_here_is_told_to_nobody_and_no_root_is_compared() {
     bench.say(Message::Root { durable: vector(&[(ME, 1)]), root: atoll_replication::sketch::Cell::EMPTY });
     assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (proofs, 0));
     let effects = bench.wait(Limits::default().prove_every);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_, Message::Root { .. }))));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_, Message::Proof { .. }))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::bench::{
 };
 use atoll_crdt::{ActorId, Dot, Hlc, Op, RowOp, VersionVector};
 use atoll_replication::sketch::Cell;
-use atoll_replication::wire::{Details, Hello, Message};
+use atoll_replication::wire::{Details, Hello, Message, VectorDigest};
 use atoll_replication::{
     Answer, Command, DisconnectReason, Effect, Input, Instant, Limits, LinkId, LinkState, Readiness, Record, SeedIndex,
     Store as _, WriteError,
@@ -30,7 +30,7 @@ fn a_write_leaves_for_peers_before_it_is_durable_and_is_reported_only_after() {
     bench.us += 10_000;
     let effects = bench.write(put(), |_| ());
     let sent = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Records(_))));
-    let told = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Durable(..))));
+    let told = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send(_, Message::News(..))));
     assert!(sent(&effects) && !told(&effects));
     assert!(told(&bench.sync()));
 }
@@ -136,17 +136,18 @@ fn equal_contexts_with_another_root_are_counted_and_roots_are_told_once_a_period
     let all = vector(&[(PEER, 1)]);
     bench.say(durable(&[(PEER, 1)]));
     let roots = |effects: &[Effect]| {
-        effects.iter().filter(|effect| matches!(effect, Effect::Send(LINK, Message::Root { .. }))).count()
+        effects.iter().filter(|effect| matches!(effect, Effect::Send(LINK, Message::Proof { .. }))).count()
     };
     // The peer is told first what is durable here.
     assert_eq!(roots(&bench.wait(Duration::from_millis(10))), 0);
     assert_eq!(roots(&bench.wait(Duration::from_millis(10))), 1);
     assert_eq!(roots(&bench.wait(Limits::default().prove_every / 4)), 0);
     let root = bench.store.synced_root();
-    bench.say(Message::Root { durable: all.clone(), root });
+    let durable = VectorDigest::of(&all);
+    bench.say(Message::Proof { durable, root });
     assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (1, 0));
     // Another context says nothing.
-    bench.say(Message::Root { durable: vector(&[(PEER, 2)]), root: Cell::EMPTY });
+    bench.say(Message::Proof { durable: VectorDigest::of(&vector(&[(PEER, 2)])), root: Cell::EMPTY });
     assert_eq!(bench.replica.counts().proofs, 1);
     bench.say(Message::Root { durable: all, root: Cell::EMPTY });
     assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (2, 1));

@@ -1,4 +1,4 @@
-//! Conversations with peers: greeting, alignment, records, reports, pings.
+//! Conversations with peers: greeting, alignment, records. What is said again and again: [`super::heartbeat`].
 
 use super::{Lack, Phase, Replica};
 use crate::effect::{DisconnectReason, Effect, LinkId, SeedIndex};
@@ -7,10 +7,8 @@ use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::record::RecordBytes;
 use crate::roster::Member;
-use crate::sketch::Cell;
 use crate::store::Store;
-use crate::time::Instant;
-use crate::wire::{Details, Hello, Message, PROTOCOL};
+use crate::wire::{Details, Hello, Message, PROTOCOL, VectorDigest};
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, ReadError, VersionVector};
 
@@ -72,10 +70,18 @@ impl Replica {
                 self.on_log_state(id, log);
                 self.on_durable(id, &durable, out)
             }
-            Message::Root { durable, root } if greeted => {
-                if !link.foreign_digests {
-                    self.on_root(&durable, root, store);
+            Message::News(durable, log) if greeted => {
+                if let Some(log) = log {
+                    self.on_log_state(id, log);
                 }
+                self.on_durable(id, &durable, out)
+            }
+            Message::Root { durable, root } if greeted => {
+                self.on_root(id, VectorDigest::of(&durable), root, store);
+                Ok(())
+            }
+            Message::Proof { durable, root } if greeted => {
+                self.on_root(id, durable, root, store);
                 Ok(())
             }
             Message::Reconcile(reconcile) if greeted => self.on_reconcile(id, reconcile, store, out)?,
@@ -87,6 +93,11 @@ impl Replica {
                 self.on_ping(id, sent_us, out);
                 Ok(())
             }
+            Message::Probe { sent_us } if greeted => {
+                self.on_probe(id, sent_us, out);
+                Ok(())
+            }
+            Message::Beat(beat) if greeted => self.on_beat(id, beat, out),
             Message::Pong { sent_us, wall_ms, durable } if greeted => self.on_pong(id, sent_us, wall_ms, &durable, out),
             Message::Hello(_) => Err(DisconnectReason::Protocol),
             // Overtook the greeting on another stream; what it brought comes again.
@@ -98,7 +109,7 @@ impl Replica {
         Ok(())
     }
 
-    fn drop_link(&mut self, id: LinkId, reason: DisconnectReason, out: &mut Vec<Effect>) {
+    pub(super) fn drop_link(&mut self, id: LinkId, reason: DisconnectReason, out: &mut Vec<Effect>) {
         if self.links.remove(&id).is_some() {
             self.link_gone(id, out);
             out.push(Effect::Disconnect(id, reason));
@@ -222,7 +233,7 @@ impl Replica {
         Ok(Ok(()))
     }
 
-    fn on_durable(
+    pub(super) fn on_durable(
         &mut self,
         id: LinkId,
         durable: &VersionVector,
@@ -253,31 +264,6 @@ impl Replica {
         if *region != self.config.region || is(Mutant::OwnRegionTwice) {
             self.levels.region_holds(region, seq);
         }
-    }
-
-    fn on_ping(&self, id: LinkId, sent_us: u64, out: &mut Vec<Effect>) {
-        let durable = self.durable.clone();
-        out.push(Effect::Send(id, Message::Pong { sent_us, wall_ms: self.now.wall_ms, durable }));
-    }
-
-    fn on_pong(
-        &mut self,
-        id: LinkId,
-        sent_us: u64,
-        wall_ms: u64,
-        durable: &VersionVector,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), DisconnectReason> {
-        self.check_claims(durable)?;
-        let sent = Instant::from_micros(sent_us);
-        if sent > self.now.instant {
-            return Err(DisconnectReason::Protocol);
-        }
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.timed(self.now.instant.since(sent), wall_ms, self.now.wall_ms);
-        let node = link.node.clone();
-        self.freshness.answered(&node, sent, durable, &self.durable);
-        self.on_durable(id, durable, out)
     }
 
     pub(super) fn on_members(&mut self, members: &[Member], out: &mut Vec<Effect>) {
@@ -317,70 +303,6 @@ impl Replica {
         let ids: Vec<_> = self.links.values().filter(|link| link.node == *node).map(|link| link.id).collect();
         for id in ids {
             self.drop_link(id, reason, out);
-        }
-    }
-
-    /// Pings what is due, gives up what is silent.
-    pub(super) fn tick_links(&mut self, out: &mut Vec<Effect>) {
-        let (now, limits) = (self.now.instant, self.config.limits);
-        let mut silent = Vec::new();
-        for link in self.links.values_mut() {
-            let since = if link.is_live() { link.heard_at } else { link.up_at };
-            if now.since(since) >= limits.silent_after {
-                silent.push(link.id);
-            } else if link.is_live() && link.ping_at <= now {
-                link.ping_at = now + limits.ping_every;
-                out.push(Effect::Send(link.id, Message::Ping { sent_us: now.as_micros() }));
-            }
-        }
-        for id in silent {
-            self.drop_link(id, DisconnectReason::Silent, out);
-        }
-    }
-
-    /// Tells peers that hold the same what the rows here add up to.
-    pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
-        if !self.holes.is_empty() {
-            return;
-        }
-        let (now, every) = (self.now.instant, self.config.limits.prove_every);
-        for link in self.links.values_mut().filter(|link| link.is_live() && link.prove_at <= now) {
-            if !link.foreign_digests && *link.peer() == self.durable && link.told == self.durable {
-                link.prove_at = now + every;
-                let (durable, root) = (self.durable.clone(), store.synced_root());
-                out.push(Effect::Send(link.id, Message::Root { durable, root }));
-            }
-        }
-    }
-
-    /// Equal contexts have equal rows; where they have not, somebody's are wrong. Both sides read all of theirs: whoever finds
-    /// damage repairs it. If neither does, only an operator can say whose are: with equal contexts, what one side lacks the
-    /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe.
-    fn on_root(&mut self, durable: &VersionVector, root: Cell, store: &dyn Store) {
-        if *durable == self.durable && self.holes.is_empty() {
-            self.counts.proofs += 1;
-            if root != store.synced_root() {
-                self.counts.divergences += 1;
-                store.scrub();
-            }
-        }
-    }
-
-    /// Tells peers what has become durable since they were last told (R2).
-    pub(super) fn tell_durable(&mut self, out: &mut Vec<Effect>) {
-        let (now, limits) = (self.now.instant, self.config.limits);
-        let holds = if is(Mutant::TellVolatile) { &self.clocks.context } else { &self.durable };
-        for link in self.links.values_mut().filter(|link| link.is_live()) {
-            if now.since(link.told_at) < limits.status_every {
-                continue;
-            }
-            let news = holds.beyond(&link.told);
-            if !news.is_empty() || link.told_log != self.log {
-                link.told.join(&news);
-                link.told_log.clone_from(&self.log);
-                link.told_at = now;
-                out.push(Effect::Send(link.id, Message::Durable(news, self.log.clone())));
-            }
         }
     }
 

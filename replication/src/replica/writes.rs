@@ -8,10 +8,9 @@ use crate::record::Record;
 use crate::roster::Fence;
 use crate::status::Readiness;
 use crate::store::{Position, Store};
-use crate::time::Instant;
 use crate::waits::{is_covered, needs};
 use alloc::vec::Vec;
-use atoll_crdt::{ClockError, Dot, Draft, Hlc, ReadError, VersionVector};
+use atoll_crdt::{ClockError, Dot, Draft, Hlc, ReadError};
 
 impl Replica {
     pub(super) fn on_write(
@@ -159,29 +158,6 @@ impl Replica {
     fn reply(&mut self, request: RequestId, outcome: WriteOutcome, out: &mut Vec<Effect>) {
         self.counts.answered += 1;
         out.push(Effect::Reply(request, Ok(outcome)));
-    }
-
-    /// Whether `token` names a write that no member holds any more: its actor's process has ended, every member is
-    /// connected, and none of them holds it by an answer to something asked at `since` or later, when the token had
-    /// come. A token names only what was durable somewhere, so whoever still has it on its disk says so; `false` may also
-    /// mean that nobody can tell.
-    ///
-    /// It is said too early in one case that is known: the only disk that had the write durable was replaced by an older
-    /// image, and another member has taken the write in and not synced it yet. It is there a moment later.
-    #[must_use]
-    pub fn is_lost(&self, token: &VersionVector, since: Instant) -> bool {
-        let complete =
-            self.freshness.all_answered_since(since)
-                && self.freshness.members().all(|(node, _)| self.live_link(node).is_some())
-                && self.roster.regions().iter().all(|region| {
-                    *region == self.config.region || self.freshness.members().any(|(_, of)| of == region)
-                });
-        complete
-            && token.iter().any(|dot| {
-                !self.clocks.context.covers(dot)
-                    && self.is_closed(dot.actor)
-                    && self.links.values().all(|link| !link.peer().covers(dot))
-            })
     }
 }
 

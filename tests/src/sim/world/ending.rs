@@ -251,9 +251,9 @@ impl World {
             // A ping each 250 ms and a root each 500, seen at ticks of 50 ms; two more at the edges, and answers to what was
             // on its way for 1.5 s.
             let most = match *kind {
-                "ping" => links * (4 * seconds + 2),
-                "pong" => links * (4 * seconds + 8),
-                "root" => links * (2 * seconds + 2),
+                "ping" | "probe" => links * (4 * seconds + 2),
+                "pong" | "beat" => links * (4 * seconds + 8),
+                "root" | "proof" => links * (2 * seconds + 2),
                 // What builds on something that only broken nodes hold is asked for once a second until it is dropped.
                 "resume" if self.holds_back() => links * (seconds + 1),
                 _ => 0,

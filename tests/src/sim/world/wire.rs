@@ -224,6 +224,10 @@ const fn kind(message: &Message) -> &'static str {
         Message::Pong { .. } => "pong",
         Message::Reconcile(_) => "reconcile",
         Message::Root { .. } => "root",
+        Message::News(..) => "news",
+        Message::Probe { .. } => "probe",
+        Message::Beat(_) => "beat",
+        Message::Proof { .. } => "proof",
     }
 }
 
