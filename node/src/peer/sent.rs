@@ -66,6 +66,6 @@ mod tests {
     #[test]
     fn every_type_has_a_place() {
         assert!((KINDS..=255).all(|kind| Message::type_name(kind as u8).is_none()));
-        assert_eq!(SentCounters::default().snapshot().len(), 9);
+        assert_eq!(SentCounters::default().snapshot().len(), 13);
     }
 }
