@@ -15,7 +15,7 @@ use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::time::Instant;
-use crate::wire::{Hello, PROTOCOL};
+use crate::wire::{Hello, PROTOCOL, VectorDigest};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, VersionVector};
@@ -67,7 +67,7 @@ pub(crate) struct Link {
     pub(crate) offset_ms: Option<i64>,
     /// The last answer that all is known of.
     pub(crate) said: Option<Said>,
-    /// Whether the peer holds something else than what is known here: the next ping asks for all of it.
+    /// Whether the peer holds something else than what is known here: the next probe asks for all of it.
     pub(crate) wants_whole: bool,
     /// What the peer holds durably, as it said: its context.
     peer: VersionVector,
@@ -134,6 +134,11 @@ impl Link {
     /// What the peer holds durably.
     pub(crate) fn peer(&self) -> &VersionVector {
         &self.peer
+    }
+
+    /// Of all that is known of what the peer holds and of its log.
+    pub(crate) fn digest(&self) -> VectorDigest {
+        VectorDigest::of([&self.peer, &self.wanted, &self.starts])
     }
 
     /// Whether both sides have greeted.

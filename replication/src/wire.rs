@@ -30,8 +30,8 @@ use atoll_crdt::codec::DecodeError;
 use atoll_crdt::{ActorId, VersionVector};
 use beat::{decode_log, decode_news, encode_log, encode_news};
 use bodies::{
-    BytesBody, DetailsBody, DurableBody, PingBody, PongBody, RecordsBody, ResumeBody, bytes, hello, hello_body, read,
-    whole, write,
+    BytesBody, DetailsBody, DurableBody, PingBody, PongBody, ProbeBody, RecordsBody, ResumeBody, bytes, hello,
+    hello_body, read, whole, write,
 };
 
 /// The protocol name in TLS.
@@ -120,6 +120,8 @@ pub enum Message {
     Probe {
         /// The asker's clock, in microseconds; comes back.
         sent_us: u64,
+        /// Whether it is to name all there is: something that was told before is missing.
+        whole: bool,
     },
     /// Answers a [`Message::Probe`].
     Beat(Beat),
@@ -231,7 +233,10 @@ impl Header {
                 Message::Resume { actor: ActorId::new(body.actor), from: body.from }
             }
             PING => Message::Ping { sent_us: read::<PingBody>(body)?.sent_us },
-            PROBE => Message::Probe { sent_us: read::<PingBody>(body)?.sent_us },
+            PROBE => {
+                let ProbeBody { sent_us, whole } = read(body)?;
+                Message::Probe { sent_us, whole }
+            }
             BEAT => Message::Beat(whole(read::<BytesBody<'_>>(body)?.0, Beat::decode)?),
             PONG => {
                 let pong: PongBody<'_> = read(body)?;
@@ -325,7 +330,8 @@ impl Message {
                 });
                 write(out, &BytesBody(&body));
             }
-            Self::Ping { sent_us } | Self::Probe { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
+            Self::Ping { sent_us } => write(out, &PingBody { sent_us: *sent_us }),
+            Self::Probe { sent_us, whole } => write(out, &ProbeBody { sent_us: *sent_us, whole: *whole }),
             Self::Beat(beat) => write(out, &BytesBody(&bytes(|out| beat.encode(out)))),
             Self::Pong { sent_us, wall_ms, durable } => {
                 let durable = bytes(|out| durable.encode(out));

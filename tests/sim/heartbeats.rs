@@ -17,7 +17,8 @@ fn beat(asked: Duration, durable: &VersionVector, volatile: &[(ActorId, u64)], l
         sent_us: asked.as_micros() as u64,
         wall_ms: crate::bench::WALL_MS,
         news: VersionVector::new(),
-        durable: VectorDigest::of(durable),
+        log: None,
+        digest: VectorDigest::of([durable, &VersionVector::new(), &VersionVector::new()]),
         volatile: vector(volatile),
         links: links.to_vec(),
     })
@@ -109,18 +110,38 @@ fn asked(effects: &[Effect]) -> Option<&Message> {
 }
 
 #[test]
-fn a_beat_that_does_not_add_up_counts_for_nothing_and_the_next_ping_asks_for_all() {
+fn a_beat_that_does_not_add_up_counts_for_nothing_and_the_next_one_is_to_name_all() {
     let mut bench = Bench::new(0);
     bench.greet(|_| ());
     let every = Limits::default().ping_every;
-    assert!(matches!(asked(&bench.wait(every)), Some(Message::Probe { .. })));
+    assert!(matches!(asked(&bench.wait(every)), Some(Message::Probe { whole: false, .. })));
     // It holds more than it was heard to say: a report was lost.
-    bench.say(beat(Duration::ZERO, &vector(&[(PEER, 1)]), &[], &[ME]));
+    let held = vector(&[(PEER, 1)]);
+    bench.say(beat(Duration::ZERO, &held, &[], &[ME]));
     assert_eq!(bench.replica.fresh_as_of(Instant::from_micros(bench.us)), None);
-    assert!(matches!(asked(&bench.wait(every)), Some(Message::Ping { .. })));
-    let (sent_us, wall_ms) = (bench.us, crate::bench::WALL_MS);
-    bench.say(Message::Pong { sent_us, wall_ms, durable: vector(&[(PEER, 1)]) });
-    assert!(matches!(asked(&bench.wait(every)), Some(Message::Probe { .. })));
+    assert!(matches!(asked(&bench.wait(every)), Some(Message::Probe { whole: true, .. })));
+    let Message::Beat(answer) = beat(Duration::ZERO, &held, &[], &[ME]) else { unreachable!() };
+    let log = Some(atoll_replication::LogState::default());
+    bench.say(Message::Beat(Beat { sent_us: bench.us, news: held, log, ..answer }));
+    assert!(matches!(asked(&bench.wait(every)), Some(Message::Probe { whole: false, .. })));
+}
+
+#[test]
+fn whoever_asks_for_all_is_told_all() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.write(put(), |_| ());
+    bench.sync();
+    let told = |bench: &mut Bench, whole| {
+        let effects = bench.say(Message::Probe { sent_us: 0, whole });
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Send(LINK, Message::Beat(beat)) => Some((beat.news, beat.log.is_some())),
+            _ => None,
+        })
+    };
+    let all = bench.replica.durable().clone();
+    assert_eq!(told(&mut bench, true), Some((all, true)));
+    assert_eq!(told(&mut bench, false), Some((VersionVector::new(), false)));
 }
 
 #[test]
@@ -160,7 +181,8 @@ fn what_is_said_again_and_again_does_not_grow_with_the_processes_there_were() {
     bench.write(put(), |_| ());
     bench.us += 10_000;
     let news = bytes(&bench.sync(), |message| matches!(message, Message::News(..)));
-    let beat = bytes(&bench.say(Message::Probe { sent_us: 5 }), |message| matches!(message, Message::Beat(_)));
+    let beat =
+        bytes(&bench.say(Message::Probe { sent_us: 5, whole: false }), |message| matches!(message, Message::Beat(_)));
     bench.say(Message::Durable(bench.replica.durable().clone(), atoll_replication::LogState::default()));
     let proof = bytes(&bench.wait(Duration::from_millis(10)), |message| matches!(message, Message::Proof { .. }));
     assert!((1..64).contains(&news) && (1..64).contains(&beat) && (1..64).contains(&proof), "{news} {beat} {proof}");

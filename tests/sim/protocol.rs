@@ -143,11 +143,11 @@ fn equal_contexts_with_another_root_are_counted_and_roots_are_told_once_a_period
     assert_eq!(roots(&bench.wait(Duration::from_millis(10))), 1);
     assert_eq!(roots(&bench.wait(Limits::default().prove_every / 4)), 0);
     let root = bench.store.synced_root();
-    let durable = VectorDigest::of(&all);
+    let durable = VectorDigest::of([&all]);
     bench.say(Message::Proof { durable, root });
     assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (1, 0));
     // Another context says nothing.
-    bench.say(Message::Proof { durable: VectorDigest::of(&vector(&[(PEER, 2)])), root: Cell::EMPTY });
+    bench.say(Message::Proof { durable: VectorDigest::of([&vector(&[(PEER, 2)])]), root: Cell::EMPTY });
     assert_eq!(bench.replica.counts().proofs, 1);
     bench.say(Message::Root { durable: all, root: Cell::EMPTY });
     assert_eq!((bench.replica.counts().proofs, bench.replica.counts().divergences), (2, 1));

@@ -2,8 +2,8 @@
 //!
 //! **How it goes.** A peer learns what has become durable here as it does, and is asked for a beat ten times a second. The
 //! beat says what is new and a digest of the whole: where what the asker knows has another one, something it was told
-//! is missing or came out of order, and it asks for the whole vector with the next ping. Peers of version 1 are told
-//! whole vectors always.
+//! is missing or came out of order, and its next question wants all there is. Peers of version 1 are told whole vectors
+//! always.
 //!
 //! **What always holds.** R2 of [`super`]. B1 and B2 of [`crate::wire`]. Q1: an answer counts only once all that the peer
 //! held when it gave it is known.
@@ -33,8 +33,10 @@ impl Replica {
             } else if link.is_live() && link.ping_at <= now {
                 link.ping_at = now + limits.ping_every;
                 let sent_us = now.as_micros();
-                let small = link.version() >= 2 && !link.wants_whole;
-                let ask = if small { Message::Probe { sent_us } } else { Message::Ping { sent_us } };
+                let ask = match link.version() {
+                    0..=1 => Message::Ping { sent_us },
+                    _ => Message::Probe { sent_us, whole: link.wants_whole },
+                };
                 out.push(Effect::Send(link.id, ask));
             }
         }
@@ -48,17 +50,25 @@ impl Replica {
         out.push(Effect::Send(id, Message::Pong { sent_us, wall_ms: self.now.wall_ms, durable }));
     }
 
-    pub(super) fn on_probe(&mut self, id: LinkId, sent_us: u64, out: &mut Vec<Effect>) {
+    pub(super) fn on_probe(&mut self, id: LinkId, sent_us: u64, whole: bool, out: &mut Vec<Effect>) {
         let links = self.links.values().filter_map(|link| Some(link.hello.as_ref()?.actor)).collect();
         let holds = if is(Mutant::TellVolatile) { &self.clocks.context } else { &self.durable };
         let Some(link) = self.links.get_mut(&id) else { return };
-        let news = holds.beyond(&link.told);
+        let news = if whole { holds.clone() } else { holds.beyond(&link.told) };
+        let log = (whole || link.told_log != self.log).then(|| self.log.clone());
         link.told.join(&news);
+        link.told_log.clone_from(&self.log);
         let mut volatile = self.pending.reach();
-        volatile.join(&self.clocks.context.beyond(holds));
-        let volatile = volatile.beyond(holds);
-        let durable = VectorDigest::of(holds);
-        let beat = Beat { sent_us, wall_ms: self.now.wall_ms, news, durable, volatile, links };
+        volatile.join(&self.clocks.context);
+        let beat = Beat {
+            sent_us,
+            wall_ms: self.now.wall_ms,
+            news,
+            log,
+            digest: VectorDigest::of([holds, &self.log.wanted, &self.log.starts]),
+            volatile: volatile.beyond(holds),
+            links,
+        };
         out.push(Effect::Send(id, Message::Beat(beat)));
     }
 
@@ -71,18 +81,20 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), DisconnectReason> {
         self.on_answer(id, sent_us, wall_ms, durable, out)?;
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.wants_whole = false;
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
         let node = link.node.clone();
         self.freshness.answered(&node, Instant::from_micros(sent_us), durable, &self.durable);
         Ok(())
     }
 
     pub(super) fn on_beat(&mut self, id: LinkId, beat: Beat, out: &mut Vec<Effect>) -> Result<(), DisconnectReason> {
+        if let Some(log) = beat.log {
+            self.on_log_state(id, log);
+        }
         self.on_answer(id, beat.sent_us, beat.wall_ms, &beat.news, out)?;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         // Q1
-        link.wants_whole = VectorDigest::of(link.peer()) != beat.durable;
+        link.wants_whole = link.digest() != beat.digest;
         if link.wants_whole {
             return Ok(());
         }
@@ -149,7 +161,7 @@ impl Replica {
                 let root = store.synced_root();
                 let message = match link.version() {
                     0..=1 => Message::Root { durable: self.durable.clone(), root },
-                    _ => Message::Proof { durable: VectorDigest::of(&self.durable), root },
+                    _ => Message::Proof { durable: VectorDigest::of([&self.durable]), root },
                 };
                 out.push(Effect::Send(link.id, message));
             }
@@ -161,7 +173,7 @@ impl Replica {
     /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe.
     pub(super) fn on_root(&mut self, id: LinkId, durable: VectorDigest, root: Cell, store: &dyn Store) {
         let comparable = self.links.get(&id).is_some_and(|link| !link.foreign_digests) && self.holes.is_empty();
-        if comparable && durable == VectorDigest::of(&self.durable) {
+        if comparable && durable == VectorDigest::of([&self.durable]) {
             self.counts.proofs += 1;
             if root != store.synced_root() {
                 self.counts.divergences += 1;

@@ -77,7 +77,7 @@ impl Replica {
                 self.on_durable(id, &durable, out)
             }
             Message::Root { durable, root } if greeted => {
-                self.on_root(id, VectorDigest::of(&durable), root, store);
+                self.on_root(id, VectorDigest::of([&durable]), root, store);
                 Ok(())
             }
             Message::Proof { durable, root } if greeted => {
@@ -93,8 +93,8 @@ impl Replica {
                 self.on_ping(id, sent_us, out);
                 Ok(())
             }
-            Message::Probe { sent_us } if greeted => {
-                self.on_probe(id, sent_us, out);
+            Message::Probe { sent_us, whole } if greeted => {
+                self.on_probe(id, sent_us, whole, out);
                 Ok(())
             }
             Message::Beat(beat) if greeted => self.on_beat(id, beat, out),
@@ -251,7 +251,7 @@ impl Replica {
     }
 
     /// The peer tells what its log can give and wants.
-    fn on_log_state(&mut self, id: LinkId, log: LogState) {
+    pub(super) fn on_log_state(&mut self, id: LinkId, log: LogState) {
         let (now, limits) = (self.now.instant, self.config.limits);
         let moved = self.links.get_mut(&id).is_some_and(|link| link.reported_log(log, now, &limits));
         if moved {

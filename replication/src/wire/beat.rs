@@ -13,16 +13,18 @@ use atoll_crdt::{ActorId, VersionVector};
 const LINKS_MAX: usize = 4_096;
 const DIGEST_BYTES: usize = 8;
 
-/// A vector, told apart from every other. Cost: O(actors).
+/// Vectors, told apart from all others. Cost: O(actors).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VectorDigest(u64);
 
 impl VectorDigest {
-    /// Of one vector.
+    /// Of some vectors in this order.
     #[must_use]
-    pub fn of(vector: &VersionVector) -> Self {
+    pub fn of<const N: usize>(vectors: [&VersionVector; N]) -> Self {
         let mut bytes = Writer::new();
-        vector.encode(&mut bytes);
+        for vector in vectors {
+            vector.encode(&mut bytes);
+        }
         let hash = blake3::hash(bytes.as_bytes());
         let mut first = [0; DIGEST_BYTES];
         first.copy_from_slice(&hash.as_bytes()[..DIGEST_BYTES]);
@@ -47,10 +49,12 @@ pub struct Beat {
     pub sent_us: u64,
     /// The answerer's wall clock, in milliseconds since 1970.
     pub wall_ms: u64,
-    /// What has become durable at the answerer since it last told the asker.
+    /// What has become durable at the answerer since it last told the asker; all that is, if the asker wanted that.
     pub news: VersionVector,
-    /// All that it holds durably.
-    pub durable: VectorDigest,
+    /// What there is to say of its log, where that has changed or the asker wanted it.
+    pub log: Option<LogState>,
+    /// All that it holds durably and has to say of its log.
+    pub digest: VectorDigest,
     /// What it has taken in beyond that: applied and not durable yet, or held back.
     pub volatile: VersionVector,
     /// The processes it is connected to.
@@ -61,8 +65,8 @@ impl Beat {
     pub(super) fn encode(&self, out: &mut Writer) {
         out.number(self.sent_us);
         out.number(self.wall_ms);
-        self.news.encode(out);
-        self.durable.encode(out);
+        encode_news(&self.news, self.log.as_ref(), out);
+        self.digest.encode(out);
         self.volatile.encode(out);
         out.length(self.links.len());
         for actor in &self.links {
@@ -72,11 +76,11 @@ impl Beat {
 
     pub(super) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (sent_us, wall_ms) = (input.number()?, input.number()?);
-        let news = VersionVector::decode(input)?;
-        let durable = VectorDigest::decode(input)?;
+        let (news, log) = decode_news(input)?;
+        let digest = VectorDigest::decode(input)?;
         let volatile = VersionVector::decode(input)?;
         let links = (0..input.length(8, LINKS_MAX)?).map(|_| input.actor()).collect::<Result<_, _>>()?;
-        Ok(Self { sent_us, wall_ms, news, durable, volatile, links })
+        Ok(Self { sent_us, wall_ms, news, log, digest, volatile, links })
     }
 }
 

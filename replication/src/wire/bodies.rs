@@ -56,6 +56,12 @@ pub(super) struct PingBody {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct ProbeBody {
+    pub(super) sent_us: u64,
+    pub(super) whole: bool,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) struct PongBody<'a> {
     pub(super) sent_us: u64,
     pub(super) wall_ms: u64,
