@@ -84,7 +84,7 @@ impl Fixture {
 
     /// Appends the entry of a process that begins.
     pub(super) fn start(&mut self) -> Position {
-        let start = Start { actor: self.actor, ceiling: Hlc::at_ms(self.actor.get()), founded_ms: 1 };
+        let start = Start { actor: self.actor, ceiling: Hlc::at_ms(self.actor.get()), founded_ms: Some(1) };
         self.store().append(Entry::Start(start), Vec::new())
     }
 
