@@ -233,6 +233,41 @@ fn what_a_session_left_is_dropped_when_nobody_goes_on_with_it_in_time() {
 }
 
 #[test]
+fn a_disk_without_room_ends_the_session_and_nothing_else_and_the_next_one_begins_anew() {
+    let mut bench = on_disk();
+    bench.store.fill(true);
+    let session = opened(&mut bench);
+    let effects = tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5)))]);
+    let gives_up = |effect: &Effect| {
+        matches!(effect, Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::GiveUp, .. })))
+    };
+    assert!(effects.iter().any(gives_up) && ended(&effects).is_none(), "{effects:?}");
+    let counts = bench.replica.counts();
+    assert_eq!((counts.sessions_disk_full, counts.sessions_given_up), (1, 1));
+    assert!(holds_nothing(&bench));
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+    bench.write(crate::bench::put(), |_| {});
+    bench.sync();
+    assert_eq!(bench.store.rows().len(), 1, "writes go on");
+
+    bench.store.fill(false);
+    let mut opened = None;
+    for _ in 0..10 {
+        bench.say(Message::Ping { sent_us: 1 });
+        let effects = bench.wait(Limits::default().reconcile_after);
+        opened = opened.or_else(|| opening(&effects).zip(whole(&effects)));
+    }
+    let (session, whole) = opened.expect("another session is opened");
+    assert!(!whole, "nothing was kept");
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Close)]);
+    for _ in 0..10 {
+        bench.wait(Duration::ZERO);
+    }
+    assert_eq!(bench.replica.counts().sessions_finished, 1);
+    assert_eq!(bench.replica.context(), &vector(&[(ME, 1), (THIRD, 5)]));
+}
+
+#[test]
 fn a_source_is_told_what_was_taken_in_and_one_that_sends_more_is_refused() {
     let told = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {

@@ -102,6 +102,11 @@ impl Replica {
             self.notice_holes(store);
             return Ok(());
         }
+        if receiver.staging.is_on_disk() && store.aside_use().is_full {
+            self.counts.sessions_disk_full += 1;
+            self.give_up(out);
+            return Ok(());
+        }
         if receiver.is_settling() {
             return self.settle(store, out);
         }
@@ -214,7 +219,10 @@ impl Replica {
     /// Drops a layer that no session will go on with.
     fn drop_unwanted(&mut self, lacks_nothing: bool, store: &mut dyn Store) {
         let (now, within) = (self.now.instant, self.config.limits.resume_within);
-        let of_no_use = |kept: &Kept| lacks_nothing || now.since(kept.since) >= within || store.aside_use().is_lost;
+        let of_no_use = |kept: &Kept| {
+            let usage = store.aside_use();
+            lacks_nothing || now.since(kept.since) >= within || usage.is_lost || usage.is_full
+        };
         if self.kept.as_ref().is_some_and(of_no_use) {
             self.kept = None;
             self.aside_unwanted = true;

@@ -41,6 +41,7 @@ pub(super) fn small(dir: &Path) -> StoreConfig {
         retain: Retention { min: Duration::ZERO, max: Duration::from_secs(3_600), max_bytes: u64::MAX },
         scrub_every: None,
         digest_key: DigestKey::derive(b"test"),
+        reserve_bytes: 0,
         sketch_rows_min: 0,
         sketch_cells: 0,
     }
