@@ -188,7 +188,7 @@ fn after_a_failure_another_peer_is_asked_and_failures_in_a_row_are_ever_further_
 
 /// Everything of a session goes to disk.
 fn on_disk() -> Bench {
-    Bench::with_limits(0, Limits { reconcile_memory: 0, ..Limits::default() })
+    Bench::with_limits(0, Limits { reconcile_memory: 0, resume_bytes_min: 0, ..Limits::default() })
 }
 
 fn whole(effects: &[Effect]) -> Option<bool> {
@@ -230,6 +230,20 @@ fn what_a_session_left_is_dropped_when_nobody_goes_on_with_it_in_time() {
     bench.say(Message::Ping { sent_us: 1 });
     let effects = bench.wait(Duration::ZERO);
     assert_eq!((whole(&effects), bench.replica.counts().sessions_resumed), (Some(false), 0));
+}
+
+#[test]
+fn what_is_little_is_not_kept_for_another_session() {
+    let limits = Limits { reconcile_memory: 0, resume_bytes_min: 1 << 20, ..Limits::default() };
+    let mut bench = Bench::with_limits(0, limits);
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Abort)]);
+    let mut reopened = None;
+    for _ in 0..10 {
+        bench.say(Message::Ping { sent_us: 1 });
+        reopened = reopened.or(whole(&bench.wait(Limits::default().reconcile_after)));
+    }
+    assert_eq!((reopened, bench.replica.counts().sessions_resumed), (Some(false), 0));
 }
 
 #[test]
