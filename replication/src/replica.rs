@@ -175,15 +175,8 @@ impl Replica {
         recovered: Recovered,
         store: &mut dyn Store,
     ) -> Result<Self, ReadError> {
-        let stored_founded_ms = recovered.starts.iter().filter_map(|start| start.founded_ms).min();
-        // One that was joining has data too, and not all that there is.
-        let founded = stored_founded_ms.is_some() && !recovered.clocks.context.is_empty();
-        let founded_ms = stored_founded_ms.unwrap_or(now.wall_ms);
-        let phase = match config.seeds {
-            0 => Phase::Serving,
-            _ if founded || config.found => Phase::Serving,
-            seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
-        };
+        let (phase, founded_ms) = first_phase(&config, &recovered);
+        let founded_ms = founded_ms.unwrap_or(now.wall_ms);
         let ceiling = HlcClock::next_ceiling(now.wall_ms, recovered.ceiling);
         let stored_as_founded = phase == Phase::Serving;
         let start = Start { actor, ceiling, founded_ms: stored_as_founded.then_some(founded_ms) };
@@ -564,6 +557,19 @@ impl Replica {
             Phase::Serving => Readiness::Serving,
         }
     }
+}
+
+/// Where a process begins, and when its data was founded if it was.
+fn first_phase(config: &Config, recovered: &Recovered) -> (Phase, Option<u64>) {
+    let founded_ms = recovered.starts.iter().filter_map(|start| start.founded_ms).min();
+    // One that was joining has data too, and not all that there is.
+    let founded = founded_ms.is_some() && !recovered.clocks.context.is_empty();
+    let phase = match config.seeds {
+        0 => Phase::Serving,
+        _ if founded || config.found => Phase::Serving,
+        seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
+    };
+    (phase, founded_ms)
 }
 
 /// Whether concurrent values are kept side by side, of which the clock chose the one that is shown.
