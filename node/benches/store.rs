@@ -11,7 +11,7 @@ use atoll_crdt::{
 };
 use atoll_node::store::{NodeStore, Opened, StoreConfig, SyncMode};
 use atoll_replication::sketch::RowId;
-use atoll_replication::{Adoption, Aside, Entry, Pinned, Position, Record, Store, row_changes};
+use atoll_replication::{Adoption, Aside, Entry, Pinned, Position, Record, Sides, Store, row_changes};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -573,12 +573,13 @@ fn adopt() {
     writer.commit();
     let begin = Instant::now();
     let pin = writer.opened.store.pin();
-    writer.opened.store.begin_aside(pin);
     let (peer, mut theirs, mut longest) = (ActorId::new(9), writer.context.clone(), Duration::ZERO);
+    theirs.include(Dot::new(peer, KEYS));
+    let sides = Sides { ours: writer.context.clone(), theirs: theirs.clone() };
+    writer.opened.store.begin_aside(pin, Some(sides));
     for first in (0..KEYS).step_by(256) {
         let rows = (first..(first + 256).min(KEYS)).map(|n| {
             let dot = Dot::new(peer, n + 1);
-            theirs.include(dot);
             let bytes = [7; VALUE_BYTES].as_slice().into();
             let mut row = Row::empty();
             row.put(dot, Payload::Value { at: Hlc::at_ms(1), content_type: "text/plain".into(), bytes });
@@ -595,7 +596,7 @@ fn adopt() {
     println!("staged: {:.1} s; the longest call {:.0} us", begin.elapsed().as_secs_f64(), micros(longest));
     let begin = Instant::now();
     let context = writer.context.clone();
-    writer.opened.store.merge_aside(context, theirs.clone());
+    writer.opened.store.merge_aside(Sides { ours: context, theirs: theirs.clone() });
     let merged = loop {
         if let Some(merged) = writer.opened.store.merged_aside() {
             break merged;

@@ -147,6 +147,8 @@ pub struct Limits {
     pub reconcile_memory: u64,
     /// Bytes of rows that it builds on disk.
     pub reconcile_disk: u64,
+    /// Bytes of the disk that it leaves to the node.
+    pub disk_reserve: u64,
 }
 
 /// Why a configuration is refused. Nothing was started; the operator corrects the key that is named.
@@ -289,6 +291,7 @@ impl Limits {
             scans: values.integer("limits.scans", 1..=1_024)?,
             reconcile_memory: values.bytes("limits.reconcile_memory", 1 << 20)?,
             reconcile_disk: values.bytes("limits.reconcile_disk", 64 << 20)?,
+            disk_reserve: values.bytes("limits.disk_reserve", 0)?,
         })
     }
 }

@@ -294,6 +294,7 @@ impl Asking {
             ("finished", counts.sessions_finished),
             ("given_up", counts.sessions_given_up),
             ("too_large", counts.sessions_too_large),
+            ("disk_full", counts.sessions_disk_full),
             ("granted", counts.sessions_granted),
             ("resumed", counts.sessions_resumed),
             ("on_disk", counts.sessions_on_disk),

@@ -321,6 +321,7 @@ fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
             max_bytes: config.log.retain_max_bytes,
         },
         scrub_every: config.scrub_every,
+        reserve_bytes: config.limits.disk_reserve,
         dir: config.data_dir.clone(),
         cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         sync: match config.sync {

@@ -74,6 +74,9 @@ pub struct Limits {
     pub closing_rows: usize,
     /// How long the rows of a session that was cut off are kept for the next one.
     pub resume_within: Duration,
+    /// Bytes of rows on disk below which they are not kept for it: sending so little again takes less than going on, which wants rows
+    /// whole and merges all of them at the end.
+    pub resume_bytes_min: u64,
     /// Peers that may take this node's state over at once; each pins a snapshot.
     pub sources: usize,
     /// Between two roots told to a peer that holds the same.
@@ -109,6 +112,7 @@ impl Default for Limits {
             reconcile_disk: 64 << 30,
             closing_rows: 1_024,
             resume_within: Duration::from_secs(600),
+            resume_bytes_min: 32 << 20,
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),

@@ -11,15 +11,30 @@ use alloc::vec::Vec;
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
 use atoll_crdt::{ActorId, Hlc};
 
-/// A process began, and will write as this actor.
+/// A process began, and will write as this actor. Said again by one that had yet to join, once it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     /// Freshly minted.
     pub actor: ActorId,
     /// Stamps up to here may be given before a higher ceiling is stored.
     pub ceiling: Hlc,
-    /// When the node's data was founded, by the wall clock in milliseconds: no write in it is older.
-    pub founded_ms: u64,
+    /// When the node's data was founded, by the wall clock in milliseconds: no write in it is older. `None` while the node has not
+    /// got what there was when it joined: what it holds is no state to serve.
+    pub founded_ms: Option<u64>,
+}
+
+impl Start {
+    /// [`Self::founded_ms`] as it is stored: zero for none.
+    #[must_use]
+    pub fn stored_founded_ms(&self) -> u64 {
+        self.founded_ms.unwrap_or(0)
+    }
+
+    /// What [`Self::stored_founded_ms`] told.
+    #[must_use]
+    pub fn founded_of_stored(ms: u64) -> Option<u64> {
+        (ms > 0).then_some(ms)
+    }
 }
 
 /// One change of state.
@@ -44,7 +59,7 @@ impl Entry {
                 writer.byte(1);
                 writer.actor(start.actor);
                 writer.number(start.ceiling.to_bits());
-                writer.number(start.founded_ms);
+                writer.number(start.stored_founded_ms());
             }
             Self::Ceiling(ceiling) => {
                 writer.byte(2);
@@ -78,7 +93,7 @@ impl Entry {
             1 => Self::Start(Start {
                 actor: input.actor()?,
                 ceiling: Hlc::from_bits(input.number()?),
-                founded_ms: input.number()?,
+                founded_ms: Start::founded_of_stored(input.number()?),
             }),
             2 => Self::Ceiling(Hlc::from_bits(input.number()?)),
             3 => return RecordBytes::check(input.rest().into()).map(Self::Record),

@@ -48,7 +48,7 @@ pub mod wire;
 
 pub use adoption::Adoption;
 pub use apply::{Clocks, RowChange, RowChanges, replayed_changes, row_changes};
-pub use aside::{Aside, AsideUse, LayerId, Merged};
+pub use aside::{Aside, AsideUse, LayerId, Merged, Sides};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
 pub use effect::{

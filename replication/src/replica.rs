@@ -116,6 +116,8 @@ pub struct Replica {
     start_position: Position,
     started: bool,
     founded_ms: u64,
+    /// Whether the disk says that this node has joined, or founded.
+    stored_as_founded: bool,
     /// What this actor's previous record depended on, its own records included.
     deps: VersionVector,
     phase: Phase,
@@ -174,15 +176,11 @@ impl Replica {
         recovered: Recovered,
         store: &mut dyn Store,
     ) -> Result<Self, ReadError> {
-        let founded = !recovered.starts.is_empty() && !recovered.clocks.context.is_empty();
-        let founded_ms = recovered.starts.iter().map(|start| start.founded_ms).min().unwrap_or(now.wall_ms);
-        let phase = match config.seeds {
-            0 => Phase::Serving,
-            _ if founded || config.found => Phase::Serving,
-            seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
-        };
+        let (phase, founded_ms) = first_phase(&config, &recovered);
+        let founded_ms = founded_ms.unwrap_or(now.wall_ms);
         let ceiling = HlcClock::next_ceiling(now.wall_ms, recovered.ceiling);
-        let start = Start { actor, ceiling, founded_ms };
+        let stored_as_founded = phase == Phase::Serving;
+        let start = Start { actor, ceiling, founded_ms: stored_as_founded.then_some(founded_ms) };
         let position = store.append(Entry::Start(start), Vec::new());
         let mut freshness = Freshness::default();
         freshness.advanced(&recovered.clocks.context);
@@ -203,6 +201,7 @@ impl Replica {
             start_position: position,
             started: false,
             founded_ms,
+            stored_as_founded,
             deps: VersionVector::new(),
             phase,
             target_unheld_since: None,
@@ -277,7 +276,21 @@ impl Replica {
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,
         }
+        self.store_as_founded(store);
         Ok(())
+    }
+
+    /// Has the disk say that this node has joined, before anything that it does as one that has.
+    fn store_as_founded(&mut self, store: &mut dyn Store) {
+        if self.stored_as_founded || self.phase != Phase::Serving {
+            return;
+        }
+        let ceiling = self.ceiling_appended.map_or(self.clock.ceiling(), |(_, ceiling)| ceiling);
+        let start = Start { actor: self.actor, ceiling, founded_ms: Some(self.founded_ms) };
+        let position = store.append(Entry::Start(start), Vec::new());
+        self.appended.push_back((position, Unapplied::Nothing));
+        self.last_position = position;
+        self.stored_as_founded = true;
     }
 
     /// Appends one entry and what it makes of rows; the clocks move with it (S1).
@@ -482,7 +495,11 @@ impl Replica {
     /// while in which nobody here holds all of it, what a founded peer holds is enough; and what is here, when every
     /// member is connected and none has more to offer.
     fn tick_join(&mut self) {
-        let Phase::Joining(target) = &self.phase else { return };
+        let target = match &self.phase {
+            Phase::Joining(target) => target,
+            Phase::Asking(open) => return self.tick_asking(&open.clone()),
+            Phase::Serving => return,
+        };
         let live = || self.links.values().filter(|link| link.is_live());
         if live().any(|link| target.leq(link.peer())) {
             self.target_unheld_since = None;
@@ -501,6 +518,24 @@ impl Replica {
         self.phase = Phase::Joining(enough);
         self.target_unheld_since = None;
         self.joined_yet();
+    }
+
+    /// A node that was joining before it restarted, and that no seed tells what for: they are joining themselves. After a while
+    /// in which every seed and every member is connected and none has more to offer, what is here is enough.
+    fn tick_asking(&mut self, open: &BTreeSet<SeedIndex>) {
+        let is_there = |seed| self.seed_nodes.get(seed).is_some_and(|node| self.live_link(node).is_some());
+        let all_there =
+            open.iter().all(is_there) && self.freshness.members().all(|(node, _)| self.live_link(node).is_some());
+        let more = || self.links.values().any(|link| link.is_live() && !link.peer().leq(&self.durable));
+        if self.durable.is_empty() || !all_there || more() {
+            self.target_unheld_since = None;
+            return;
+        }
+        let since = *self.target_unheld_since.get_or_insert(self.now.instant);
+        if self.now.instant.since(since) >= self.config.limits.join_patience {
+            self.target_unheld_since = None;
+            self.phase = Phase::Serving;
+        }
     }
 
     /// Whether the node may serve.
@@ -523,6 +558,19 @@ impl Replica {
             Phase::Serving => Readiness::Serving,
         }
     }
+}
+
+/// Where a process begins, and when its data was founded if it was.
+fn first_phase(config: &Config, recovered: &Recovered) -> (Phase, Option<u64>) {
+    let founded_ms = recovered.starts.iter().filter_map(|start| start.founded_ms).min();
+    // One that was joining has data too, and not all that there is.
+    let founded = founded_ms.is_some() && !recovered.clocks.context.is_empty();
+    let phase = match config.seeds {
+        0 => Phase::Serving,
+        _ if founded || config.found => Phase::Serving,
+        seeds => Phase::Asking((0..seeds).map(SeedIndex).collect()),
+    };
+    (phase, founded_ms)
 }
 
 /// Whether concurrent values are kept side by side, of which the clock chose the one that is shown.

@@ -148,6 +148,8 @@ pub struct Counts {
     pub sessions_given_up: u64,
     /// Of these, those that needed more room aside than there may be: an alarm.
     pub sessions_too_large: u64,
+    /// Those that were given up because the disk has no more room than the node needs itself: an alarm.
+    pub sessions_disk_full: u64,
     /// Sessions that took up what one before had left when it was cut off.
     pub sessions_resumed: u64,
     /// Sessions that were built on disk and taken over to the end.

@@ -91,7 +91,10 @@ impl Recovered {
     pub fn replay(&mut self, entry: &Entry) {
         match entry {
             Entry::Start(start) => {
-                self.starts.push(*start);
+                match self.starts.last_mut() {
+                    Some(last) if last.actor == start.actor => *last = *start,
+                    _ => self.starts.push(*start),
+                }
                 self.ceiling = self.ceiling.max(start.ceiling);
             }
             Entry::Ceiling(ceiling) => self.ceiling = self.ceiling.max(*ceiling),

@@ -56,7 +56,16 @@ impl Bench {
         Self::begin(node, home, actor, 0, Limits::default())
     }
 
+    /// The node ends, whatever of its disk's was not synced is lost, and it starts again.
+    pub(super) fn restart(self, seeds: u32, actor: ActorId) -> Self {
+        Self::on_disk(("me", "here"), actor, seeds, Limits::default(), self.store)
+    }
+
     fn begin(node: &str, home: &str, actor: ActorId, seeds: u32, limits: Limits) -> Self {
+        Self::on_disk((node, home), actor, seeds, limits, MemStore::default())
+    }
+
+    fn on_disk((node, home): (&str, &str), actor: ActorId, seeds: u32, limits: Limits, mut store: MemStore) -> Self {
         let config = Config {
             cluster: "t".into(),
             node: name(node),
@@ -67,7 +76,6 @@ impl Bench {
             found: false,
             limits,
         };
-        let mut store = MemStore::default();
         let recovered = store.crash(0);
         let now = Now { instant: Instant::from_micros(0), wall_ms: WALL_MS };
         let replica = Replica::start(config, actor, now, recovered, &mut store).expect("memory does not fail");

@@ -1,7 +1,8 @@
 //! Damaged rows by hand: what waits for the repair, who may repair, and who may not be asked.
 
 use crate::bench::{Bench, LINK, ME, PEER, counter, durable, ended, put, record, register, replies, vector};
-use atoll_crdt::{Payload, Row, RowSource as _};
+use atoll_crdt::{CollectionKey, DataType, Payload, Row, RowSource as _};
+use atoll_replication::sketch::{DigestKey, RowId};
 use atoll_replication::wire::Message;
 use atoll_replication::{
     Command, DisconnectReason, Effect, Limits, Open, OpenHoles, OpenMore, Reconcile, RowState, SessionId, Span, States,
@@ -119,7 +120,7 @@ fn theirs(bench: &mut Bench, context: &[(atoll_crdt::ActorId, u64)]) -> Step {
     let mut copy = bench.store.clone();
     let sketch = copy.pin();
     let opening = atoll_replication::sketch::Opening::of(sketch.sketch(), sketch.sketch().leaves().bits(), 1);
-    let ids = vec![atoll_replication::sketch::DigestKey::derive(b"sim").id(&register().row())];
+    let ids = vec![DigestKey::derive(b"sim").id(&register().row())];
     let context = vector(context);
     let holes = OpenHoles { ids, context: context.clone() };
     let more = Some(OpenMore { whole: false, holes });
@@ -154,6 +155,64 @@ fn a_source_waits_until_it_has_seen_what_may_have_touched_the_row_and_then_sends
         "with every entry, although they are covered"
     );
     assert!(matches!(steps.last(), Some((_, Step::Close))));
+}
+
+#[test]
+fn what_is_more_than_one_entry_repairs_stays_a_hole_for_the_next_session() {
+    const ROWS: u64 = 70;
+    let key = |n: u64| CollectionKey::new("t", DataType::Register, &format!("large-{n:02}")).expect("a valid name");
+    let mut bench = Bench::new(0);
+    bench.greet(|_| {});
+    for n in 0..ROWS {
+        let bytes = vec![n as u8; 1 << 20].into();
+        bench.write(Command::RegisterPut { key: key(n), content_type: "text/plain".into(), bytes }, |_| {});
+    }
+    bench.sync();
+    bench.say(durable(&[(ME, ROWS)]));
+    let all = bench.store.rows().clone();
+    (0..ROWS).for_each(|n| assert!(bench.store.rots(&key(n).row())));
+    bench.store.scrub();
+    let tell_all = |bench: &mut Bench, session, open: &Open, context: &[_]| {
+        let accept = Step::Accept { context: vector(context), lost: vector(&[]), rows: Some(ROWS) };
+        let ids = &holes(open).ids;
+        let of = |id: &RowId| {
+            let found = all.iter().find(|(key, _)| DigestKey::derive(b"sim").id(key) == *id);
+            let (key, row) = found.expect("it was there");
+            let rows = vec![RowState { key: key.clone(), fresh: Row::clone(row), kept: Vec::new() }];
+            Step::States(States { span: Span::Holes(vec![*id]), rows, checked: true })
+        };
+        let steps = [accept].into_iter().chain(ids.iter().map(of)).chain([Step::Close]);
+        tell(bench, session, (0..).zip(steps));
+    };
+
+    let (session, open) = repair(&mut bench);
+    assert_eq!(holes(&open).ids.len() as u64, ROWS);
+    // Another row changes; that the next repair must cover.
+    bench.write(Command::CounterAdd { key: counter(), amount: 1 }, |_| {});
+    bench.sync();
+    tell_all(&mut bench, session, &open, &[(ME, ROWS)]);
+    let (left, repaired) = (bench.replica.holes() as u64, bench.replica.counts().rows_repaired);
+    // 64 MiB, and the row that reached them.
+    assert_eq!((left, repaired), (ROWS - 64, 64));
+    assert!(bench.store.check_sketch());
+    bench.sync();
+
+    let mut next = None;
+    for _ in 0..10 {
+        bench.say(Message::Ping { sent_us: 1 });
+        for (session, step) in said(&bench.wait(Limits::default().reconcile_after)) {
+            if let Step::Open(open) = step {
+                next = Some((session, Arc::clone(open)));
+            }
+        }
+    }
+    let (session, open) = next.expect("another session is opened");
+    assert_eq!(holes(&open).ids.len() as u64, ROWS - 64);
+    assert_eq!(holes(&open).context, vector(&[(ME, ROWS + 1)]), "what was taken over may have touched them");
+    tell_all(&mut bench, session, &open, &[(ME, ROWS + 1)]);
+    assert_eq!((bench.replica.holes(), bench.replica.counts().rows_repaired), (0, ROWS));
+    (0..ROWS).for_each(|n| assert_eq!(bench.store.row(&key(n).row()), Ok(all.get(&key(n).row()).cloned())));
+    assert!(bench.store.check_sketch());
 }
 
 #[test]

@@ -338,6 +338,71 @@ fn a_node_without_data_joins_and_is_not_ready_until_it_holds_what_there_was() {
 }
 
 #[test]
+fn a_node_that_restarts_while_it_joins_goes_on_joining_and_one_that_has_joined_serves() {
+    let mut bench = Bench::new(1);
+    let (first, second, third) = (ActorId::new(0xa1), ActorId::new(0xa2), ActorId::new(0xa3));
+    let full = || Message::Hello(Hello { durable: vector(&[(PEER, 4)]), ..hello() });
+    bench.link_up(LINK, Some(0));
+    bench.say(full());
+    bench.say(Message::Records(vec![record(PEER, 1, 0, &[]), record(PEER, 2, 0, &[])]));
+    bench.sync();
+
+    // It has data, and not what there was.
+    let mut bench = bench.restart(1, first);
+    assert_eq!(bench.replica.readiness(), Readiness::Asking);
+    assert_eq!(replies(&bench.write(put(), |_| ())), vec![&Err(WriteError::NotReady)]);
+    let says = bench.link_up(LINK, Some(0));
+    let is_founded =
+        says.iter().any(|effect| matches!(effect, Effect::Send(LINK, Message::Hello(hello)) if hello.founded));
+    assert!(!is_founded, "nobody may join by it");
+    bench.say(full());
+    assert_eq!(bench.replica.readiness(), Readiness::Joining { percent: 50 });
+    bench.say(Message::Records(vec![record(PEER, 3, 0, &[]), record(PEER, 4, 0, &[])]));
+    bench.sync();
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+
+    // What says so is one more entry: without it there is nothing to serve by.
+    let mut bench = bench.restart(1, second);
+    assert_eq!(bench.replica.readiness(), Readiness::Asking);
+    bench.link_up(LINK, Some(0));
+    bench.say(full());
+    bench.sync();
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+    let bench = bench.restart(1, third);
+    assert_eq!(bench.replica.readiness(), Readiness::Serving, "nobody needs to be asked");
+}
+
+#[test]
+fn nodes_that_restarted_while_they_joined_serve_what_they_have_when_nobody_has_more() {
+    // The seed lost its disk and is joining itself. In the one case it has something that is not here.
+    for (held_there, expected) in [(1, Readiness::Serving), (2, Readiness::Asking)] {
+        let mut bench = Bench::new(1);
+        bench.link_up(LINK, Some(0));
+        bench.say(Message::Hello(Hello { durable: vector(&[(PEER, 4)]), ..hello() }));
+        bench.say(Message::Records(vec![record(PEER, 1, 0, &[])]));
+        bench.sync();
+        let mut bench = bench.restart(1, ActorId::new(0xa1));
+        let patience = Limits::default().join_patience;
+        let wait = |bench: &mut Bench, seconds: u64| {
+            for _ in 0..seconds {
+                bench.say(Message::Ping { sent_us: 1 });
+                bench.wait(Duration::from_secs(1));
+            }
+        };
+        // Nobody is there to tell.
+        wait(&mut bench, 2 * patience.as_secs());
+        assert_eq!(bench.replica.readiness(), Readiness::Asking);
+        bench.link_up(LINK, Some(0));
+        let (actor, former, durable) = (ActorId::new(0xd), vec![PEER], vector(&[(PEER, held_there)]));
+        bench.say(Message::Hello(Hello { founded: false, actor, former, durable, ..hello() }));
+        wait(&mut bench, patience.as_secs());
+        assert_eq!(bench.replica.readiness(), Readiness::Asking);
+        wait(&mut bench, 1);
+        assert_eq!(bench.replica.readiness(), expected);
+    }
+}
+
+#[test]
 fn a_paused_link_is_ended_and_refused_until_it_is_resumed() {
     let mut bench = Bench::new(0);
     bench.greet(|_| ());

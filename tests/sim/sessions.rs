@@ -188,7 +188,7 @@ fn after_a_failure_another_peer_is_asked_and_failures_in_a_row_are_ever_further_
 
 /// Everything of a session goes to disk.
 fn on_disk() -> Bench {
-    Bench::with_limits(0, Limits { reconcile_memory: 0, ..Limits::default() })
+    Bench::with_limits(0, Limits { reconcile_memory: 0, resume_bytes_min: 0, ..Limits::default() })
 }
 
 fn whole(effects: &[Effect]) -> Option<bool> {
@@ -230,6 +230,55 @@ fn what_a_session_left_is_dropped_when_nobody_goes_on_with_it_in_time() {
     bench.say(Message::Ping { sent_us: 1 });
     let effects = bench.wait(Duration::ZERO);
     assert_eq!((whole(&effects), bench.replica.counts().sessions_resumed), (Some(false), 0));
+}
+
+#[test]
+fn what_is_little_is_not_kept_for_another_session() {
+    let limits = Limits { reconcile_memory: 0, resume_bytes_min: 1 << 20, ..Limits::default() };
+    let mut bench = Bench::with_limits(0, limits);
+    let session = opened(&mut bench);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Abort)]);
+    let mut reopened = None;
+    for _ in 0..10 {
+        bench.say(Message::Ping { sent_us: 1 });
+        reopened = reopened.or(whole(&bench.wait(Limits::default().reconcile_after)));
+    }
+    assert_eq!((reopened, bench.replica.counts().sessions_resumed), (Some(false), 0));
+}
+
+#[test]
+fn a_disk_without_room_ends_the_session_and_nothing_else_and_the_next_one_begins_anew() {
+    let mut bench = on_disk();
+    bench.store.fill(true);
+    let session = opened(&mut bench);
+    let effects = tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5)))]);
+    let gives_up = |effect: &Effect| {
+        matches!(effect, Effect::Send(LINK, Message::Reconcile(Reconcile { step: Step::GiveUp, .. })))
+    };
+    assert!(effects.iter().any(gives_up) && ended(&effects).is_none(), "{effects:?}");
+    let counts = bench.replica.counts();
+    assert_eq!((counts.sessions_disk_full, counts.sessions_given_up), (1, 1));
+    assert!(holds_nothing(&bench));
+    assert_eq!(bench.replica.readiness(), Readiness::Serving);
+    bench.write(crate::bench::put(), |_| {});
+    bench.sync();
+    assert_eq!(bench.store.rows().len(), 1, "writes go on");
+
+    bench.store.fill(false);
+    let mut opened = None;
+    for _ in 0..10 {
+        bench.say(Message::Ping { sent_us: 1 });
+        let effects = bench.wait(Limits::default().reconcile_after);
+        opened = opened.or_else(|| opening(&effects).zip(whole(&effects)));
+    }
+    let (session, whole) = opened.expect("another session is opened");
+    assert!(!whole, "nothing was kept");
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Close)]);
+    for _ in 0..10 {
+        bench.wait(Duration::ZERO);
+    }
+    assert_eq!(bench.replica.counts().sessions_finished, 1);
+    assert_eq!(bench.replica.context(), &vector(&[(ME, 1), (THIRD, 5)]));
 }
 
 #[test]

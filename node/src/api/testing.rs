@@ -310,7 +310,7 @@ impl Driver {
             limits,
         };
         let (mut store, mut recovered, now) = (opened.store, opened.recovered, clock.now());
-        recovered.starts.push(Start { actor: FORMER, ceiling: Hlc::default(), founded_ms: now.wall_ms });
+        recovered.starts.push(Start { actor: FORMER, ceiling: Hlc::default(), founded_ms: Some(now.wall_ms) });
         let driver = Self {
             replica: Replica::start(config, ACTOR, now, recovered, &mut store).unwrap(),
             store,

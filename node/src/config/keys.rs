@@ -191,6 +191,12 @@ pub(super) const KEYS: &[Key] = &[
         Some("64GiB"),
         "Rows that taking a peer's state over builds on disk; beyond it the attempt is given up.",
     ),
+    key(
+        "limits.disk_reserve",
+        Bytes,
+        Some("256MiB"),
+        "Room on the disk that is left to the node while it takes a peer's state over; the attempt ends before it is touched.",
+    ),
 ];
 
 /// Sections that the contract reserves.

@@ -90,6 +90,7 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
             ("limits.scans", "3"),
             ("limits.reconcile_memory", "2MiB"),
             ("limits.reconcile_disk", "1GiB"),
+            ("limits.disk_reserve", "1GiB"),
             ("tls.ca", "a"),
             ("tls.cert", "b"),
             ("tls.key", "c"),
@@ -103,6 +104,7 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
     .unwrap();
     assert_eq!((config.node.as_str(), config.regions.len(), config.limits.scans), ("n8", 2, 3));
     assert_eq!((config.limits.reconcile_memory, config.limits.reconcile_disk), (2 << 20, 1 << 30));
+    assert_eq!(config.limits.disk_reserve, 1 << 30);
     assert_eq!((config.seeds.len(), config.peers.len()), (2, 2));
     // A value of the table's kind for every key: each gets as far as its rule.
     for key in Config::KEYS {

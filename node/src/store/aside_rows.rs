@@ -44,7 +44,7 @@ pub(super) struct AsideRows {
     pub(super) rows: Keyspace,
     /// By id and row key: the digests before and after, once a pass has merged the row. E8
     pub(super) ids: Keyspace,
-    /// By row key: nothing; those that the next pass merges after the first.
+    /// By the number of the pass that merges it again, and row key: nothing.
     pub(super) dirty: Keyspace,
     /// By collection: what the layer adds to its count.
     pub(super) counts: Keyspace,
@@ -69,6 +69,11 @@ pub(super) struct MergedRow {
 }
 
 impl MergedRow {
+    /// Whether what holds is the raw row.
+    fn is_as(&self, raw: &Arc<Row>) -> bool {
+        Arc::ptr_eq(&self.after, raw) || self.after == *raw
+    }
+
     /// What it changes in sums.
     pub(super) fn sums(&self, digests: &DigestKey, key: &RowKey) -> Sums {
         Sums { before: self.before, after: digests.digest(key, &self.after) }
@@ -132,6 +137,11 @@ pub(super) fn layer_key(layer: LayerId, key: &[u8]) -> Vec<u8> {
     [&layer.0.to_be_bytes(), key].concat()
 }
 
+/// A mark that a row is to be merged again by a pass.
+fn dirty_key(layer: LayerId, pass: u64, key: &[u8]) -> Vec<u8> {
+    layer_key(layer, &[&pass.to_be_bytes(), key].concat())
+}
+
 /// A key without its layer's number.
 pub(super) fn without_layer(key: &[u8]) -> &[u8] {
     key.get(LAYER_BYTES..).unwrap_or_default()
@@ -159,12 +169,12 @@ impl AsideRow {
         match &self.merged {
             None => out.byte(UNMERGED),
             Some(merged) => {
-                out.byte(if merged.after == self.raw { MERGED_AS_RAW } else { MERGED });
+                out.byte(if merged.is_as(&self.raw) { MERGED_AS_RAW } else { MERGED });
                 out.raw(&merged.before.to_bits().to_le_bytes());
             }
         }
         self.raw.encode(&mut out);
-        if let Some(merged) = self.merged.as_ref().filter(|merged| merged.after != self.raw) {
+        if let Some(merged) = self.merged.as_ref().filter(|merged| !merged.is_as(&self.raw)) {
             merged.after.encode(&mut out);
         }
         let mut bytes = out.into_bytes();
@@ -281,9 +291,25 @@ impl Engine {
         layer: LayerId,
         key: &[u8],
     ) -> Result<Option<Sums>, ReadError> {
-        let id = id_of(layer, self.digest_key.id_of_bytes(key), key);
-        let stored = snapshot.get(&self.aside.ids, id).map_err(|error| failed(&error))?;
-        Ok(stored.as_deref().and_then(Sums::decode))
+        stored_sums(snapshot, &self.aside.ids, id_of(layer, self.digest_key.id_of_bytes(key), key))
+    }
+
+    /// The same of a damaged row, if the index may be of another secret: a row that is there has the digest of one of which nobody knows
+    /// what it should hold. Reads the whole index.
+    pub(super) fn sums_of_damaged(&self, snapshot: &Snapshot, layer: LayerId, key: &[u8]) -> Result<Sums, ReadError> {
+        if let Some(sums) = self.aside_sums(snapshot, layer, key)? {
+            return Ok(sums);
+        }
+        let unknown = self.unknown(key);
+        let mut found = Sums { before: unknown, after: unknown };
+        self.visit_aside_ids(snapshot, layer, &mut |other, sums| {
+            if let Some(sums) = sums.filter(|_| other == key) {
+                let known = |digest| if digest == RowDigest::ABSENT { digest } else { unknown };
+                found = Sums { before: known(sums.before), after: known(sums.after) };
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// What an adopted layer says of a row; an empty row is one that is gone. E5
@@ -335,7 +361,13 @@ impl Engine {
 
     /// What an adopted layer says of rows from `from` on, in order, the empty ones too.
     pub(super) fn adopted_from(&self, snapshot: &Snapshot, layer: LayerId, from: &[u8]) -> AdoptedRows {
-        AdoptedRows(Box::new(layer_range(snapshot, &self.aside.rows, layer, from)), Arc::clone(&self.suspects))
+        let (ids, digest_key, at) = (self.aside.ids.clone(), self.digest_key.clone(), snapshot.clone());
+        let is_gone = move |key: &[u8]| {
+            let sums = stored_sums(&at, &ids, id_of(layer, digest_key.id_of_bytes(key), key))?;
+            Ok(sums.is_some_and(|sums| sums.after == RowDigest::ABSENT))
+        };
+        let rows = Box::new(layer_range(snapshot, &self.aside.rows, layer, from));
+        AdoptedRows { rows, is_gone: Box::new(is_gone), suspects: Arc::clone(&self.suspects) }
     }
 
     /// Visits the keys of a layer's rows with these ids, which are ascending.
@@ -391,16 +423,30 @@ impl Engine {
         Ok(after.cast_signed() - before.cast_signed())
     }
 
-    /// Adds a row to a batch.
-    pub(super) fn put_aside(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, row: &AsideRow) {
+    /// Adds a row with its id to a batch; the sums if it is merged.
+    pub(super) fn put_aside(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        layer: LayerId,
+        (id, key): (RowId, &RowKey),
+        row: &AsideRow,
+        sums: Option<Sums>,
+    ) {
         let aside_key = layer_key(layer, key.as_bytes());
-        self.index_aside(batch, layer, key, None);
-        batch.insert(&self.aside.rows, aside_key.as_slice(), row.encode(&aside_key));
+        self.index_aside(batch, layer, (id, key), sums);
+        let bytes = row.encode(&aside_key);
+        batch.insert(&self.aside.rows, aside_key, bytes);
     }
 
     /// Adds the entry by id of a layer's row to a batch.
-    pub(super) fn index_aside(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, sums: Option<Sums>) {
-        let id = id_of(layer, self.digest_key.id(key), key.as_bytes());
+    pub(super) fn index_aside(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        layer: LayerId,
+        (id, key): (RowId, &RowKey),
+        sums: Option<Sums>,
+    ) {
+        let id = id_of(layer, id, key.as_bytes());
         match sums {
             None => batch.insert(&self.aside.ids, id, []),
             Some(sums) => batch.insert(&self.aside.ids, id, sums.encode()),
@@ -565,7 +611,8 @@ impl Engine {
     pub(super) fn move_all(&self) -> Result<(), ReadError> {
         let Some(layer) = self.adopted().map_err(|error| failed(&error))? else { return Ok(()) };
         let mut place = Place::Rows(Vec::new());
-        let unknown = |_: &Snapshot, key: &RowKey| Ok(self.unknown(key.as_bytes()));
+        let unknown =
+            |snapshot: &Snapshot, key: &RowKey| Ok(self.sums_of_damaged(snapshot, layer, key.as_bytes())?.after);
         while let Some(next) = self.move_some(layer, &place, MOVED_AT_ONCE, &unknown)?.next {
             place = next;
         }
@@ -587,33 +634,30 @@ impl Engine {
         batch.insert(&self.rows, key.as_bytes(), bytes);
     }
 
-    /// Adds what a pass made of a row that is in the layer to a batch.
-    pub(super) fn put_merged(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey, row: &AsideRow) {
-        let sums = row.merged.as_ref().map(|merged| merged.sums(&self.digest_key, key));
-        self.index_aside(batch, layer, key, sums);
-        let key = layer_key(layer, key.as_bytes());
-        let bytes = row.encode(&key);
-        batch.insert(&self.aside.rows, key.as_slice(), bytes);
-        batch.remove(&self.aside.dirty, key);
+    /// Has a pass merge a row again.
+    pub(super) fn mark_dirty(&self, batch: &mut OwnedWriteBatch, layer: LayerId, pass: u64, key: &RowKey) {
+        batch.insert(&self.aside.dirty, dirty_key(layer, pass, key.as_bytes()), []);
     }
 
-    /// Has the next pass merge a row.
-    pub(super) fn mark_dirty(&self, batch: &mut OwnedWriteBatch, layer: LayerId, key: &RowKey) {
-        batch.insert(&self.aside.dirty, layer_key(layer, key.as_bytes()), []);
+    /// A pass has done what it was marked for.
+    pub(super) fn unmark_dirty(&self, batch: &mut OwnedWriteBatch, layer: LayerId, pass: u64, key: &RowKey) {
+        batch.remove(&self.aside.dirty, dirty_key(layer, pass, key.as_bytes()));
     }
 
-    /// Keys that a pass merges: all, or those that were marked.
-    pub(super) fn keys_to_merge(
+    /// Keys that were marked for a pass.
+    pub(super) fn dirty_keys(
         &self,
         snapshot: &Snapshot,
         layer: LayerId,
-        all: bool,
+        pass: u64,
     ) -> impl Iterator<Item = Result<RowKey, ReadError>> + use<> {
-        let keyspace = if all { &self.aside.rows } else { &self.aside.dirty };
         let suspects = Arc::clone(&self.suspects);
-        layer_range(snapshot, keyspace, layer, &[]).map(move |entry| {
+        let first = dirty_key(layer, pass, &[]);
+        let prefix_bytes = first.len();
+        snapshot.prefix(&self.aside.dirty, first).map(move |entry| {
             let key = entry.key().map_err(|error| scan_failed(&suspects, &error))?;
-            RowKey::parse(without_layer(&key)).map_err(|error| unreadable_key(&key, &error.to_string()))
+            let row_key = key.get(prefix_bytes..).unwrap_or_default();
+            RowKey::parse(row_key).map_err(|error| unreadable_key(&key, &error.to_string()))
         })
     }
 
@@ -686,17 +730,33 @@ fn unreadable_key(key: &[u8], what: &str) -> ReadError {
     ReadError::Failed(format!("the key {} of a layer is damaged: {what}", key.escape_ascii()))
 }
 
-/// What an adopted layer says of rows, in order, the empty ones and the damaged ones too.
-pub(super) struct AdoptedRows(Box<dyn Iterator<Item = fjall::Guard>>, Arc<Suspects>);
+fn stored_sums(snapshot: &Snapshot, ids: &Keyspace, id: Vec<u8>) -> Result<Option<Sums>, ReadError> {
+    let stored = snapshot.get(ids, id).map_err(|error| failed(&error))?;
+    Ok(stored.as_deref().and_then(Sums::decode))
+}
+
+/// Whether a layer's row holds nothing, as the index by id tells.
+type IsGone = dyn Fn(&[u8]) -> Result<bool, ReadError>;
+
+/// What an adopted layer says of rows, in order, the empty ones and the damaged ones too. A damaged one that is gone is empty. E8
+pub(super) struct AdoptedRows {
+    rows: Box<dyn Iterator<Item = fjall::Guard>>,
+    is_gone: Box<IsGone>,
+    suspects: Arc<Suspects>,
+}
 
 impl Iterator for AdoptedRows {
     type Item = Result<StoredRow, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.0.next()?.into_inner().map_err(|error| scan_failed(&self.1, &error));
-        Some(entry.map(|(key, value)| {
+        let entry = self.rows.next()?.into_inner().map_err(|error| scan_failed(&self.suspects, &error));
+        Some(entry.and_then(|(key, value)| {
             let row = AsideRow::decode(&key, &value).and_then(|row| row.adopted(without_layer(&key)));
-            StoredRow::of_layer(without_layer(&key).to_vec(), row)
+            let row = match row {
+                Err(_) if (self.is_gone)(without_layer(&key))? => Ok(Arc::new(Row::empty())),
+                row => row,
+            };
+            Ok(StoredRow::of_layer(without_layer(&key).to_vec(), row))
         }))
     }
 }

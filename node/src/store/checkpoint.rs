@@ -41,7 +41,7 @@ impl Checkpoint {
         for start in &self.state.starts {
             out.actor(start.actor);
             out.number(start.ceiling.to_bits());
-            out.number(start.founded_ms);
+            out.number(start.stored_founded_ms());
         }
         let checksum = crc32fast::hash(out.as_bytes());
         out.raw(&checksum.to_le_bytes());
@@ -69,7 +69,7 @@ impl Checkpoint {
         let mut starts = Vec::with_capacity(count);
         for _ in 0..count {
             let (actor, ceiling) = (input.actor()?, Hlc::from_bits(input.number()?));
-            starts.push(Start { actor, ceiling, founded_ms: input.number()? });
+            starts.push(Start { actor, ceiling, founded_ms: Start::founded_of_stored(input.number()?) });
         }
         input.finish()?;
         Ok(Self { position, rows, root, state: Recovered { clocks, starts, ceiling } })
@@ -94,7 +94,7 @@ mod tests {
         let actors = VersionVector::ACTORS_MAX as u64 + 1;
         let all: VersionVector = (1..=actors).map(|n| Dot::new(ActorId::new(n), n)).collect();
         let unlogged: VersionVector = [Dot::new(ActorId::new(3), 2)].into_iter().collect();
-        let start = Start { actor: ActorId::new(5), ceiling: Hlc::at_ms(6), founded_ms: 7 };
+        let start = Start { actor: ActorId::new(5), ceiling: Hlc::at_ms(6), founded_ms: Some(7) };
         let state = Recovered {
             clocks: Clocks { context: all.clone(), cursor: VersionVector::new(), unlogged: unlogged.clone() },
             starts: vec![start],

@@ -51,6 +51,8 @@ pub struct StoreConfig {
     /// The secret under which rows are digested; all nodes of a cluster have the same. Another one makes the next opening
     /// read every row and index it anew.
     pub digest_key: DigestKey,
+    /// Room on the disk that is left to the node: a layer that would take it is given up. A disk that is full ends the process.
+    pub reserve_bytes: u64,
     /// The sketch of rows has leaves for at least so many: 3 B each.
     pub sketch_rows_min: u64,
     /// Cells of the sketch, 24 B each: as many rows as two thirds of them may differ for a comparison to name them.
@@ -83,6 +85,7 @@ impl Default for StoreConfig {
             scrub_every: Some(Duration::from_secs(7 * 24 * 3_600)),
             // Nobody's secret: whoever has clients gives one.
             digest_key: DigestKey::derive(b""),
+            reserve_bytes: 256 << 20,
             sketch_rows_min: 1 << 17,
             sketch_cells: PREFIX_CELLS_MAX,
         }

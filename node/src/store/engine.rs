@@ -31,6 +31,9 @@ use std::sync::Arc;
 
 /// The engine's own log; below this it accepts no bound.
 const LOG_BYTES_MAX: u64 = 128 << 20;
+/// The engine's own threads. One of them leaves compactions to the others, and as long as all of those are busy it does so over and
+/// over, without a pause: with two threads, as many as there are cores, that is half of the time that rows are written.
+const WORKERS: usize = 4;
 /// The engine's own memtable: a checkpoint is in memory once more until it is a table.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 pub(super) const STATE_KEY: &[u8] = b"state";
@@ -92,8 +95,11 @@ impl Engine {
         digest_key: &DigestKey,
     ) -> Result<(Self, Checkpoint), OpenError> {
         let open = || {
-            let database =
-                Database::builder(path).cache_size(cache_bytes as u64).max_journaling_size(LOG_BYTES_MAX).open()?;
+            let database = Database::builder(path)
+                .cache_size(cache_bytes as u64)
+                .max_journaling_size(LOG_BYTES_MAX)
+                .worker_threads(WORKERS)
+                .open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let rows = database.keyspace("rows", options)?;
             // A process that was killed may have written a checkpoint and not synced it, and what follows relies on it: the

@@ -24,6 +24,7 @@
 
 mod aside;
 mod aside_rows;
+mod building;
 mod cache;
 mod checkpoint;
 mod commit;
@@ -46,6 +47,7 @@ mod pin;
 mod preparer;
 mod replay;
 mod retention;
+mod room;
 mod salvage;
 mod scan;
 mod scrub;

@@ -16,6 +16,7 @@ use super::layers::Base;
 use super::preparer::Preparer;
 use super::replay::{Replayed, replay};
 use super::retention::Horizon;
+use super::room::Room;
 use super::salvage;
 use super::scrub::{ScrubCounts, Scrubber};
 use super::sketch_file;
@@ -25,7 +26,7 @@ use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource, Vers
 use atoll_replication::sketch::Cell;
 use atoll_replication::sketch::Sketch;
 use atoll_replication::{
-    Aside, AsideUse, Entry, Holes, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges, Store,
+    Aside, AsideUse, Entry, Holes, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges, Sides, Store,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -164,7 +165,9 @@ impl NodeStore {
         let scrubber = scrubber.map_err(OpenError::io(&config.dir))?;
         stats.cut_bytes.store(replayed.cut_bytes, Relaxed);
         let (engine, adopted) = (&state.base().engine, state.base().adopted);
-        let aside = AsideBuilder::start(engine, adopted, on_failure.clone()).map_err(OpenError::io(&config.dir))?;
+        let room = Room::new(directory.rows(), config.reserve_bytes);
+        let aside =
+            AsideBuilder::start(engine, adopted, room, on_failure.clone()).map_err(OpenError::io(&config.dir))?;
         let recovered = state.synced().state.clone();
         let store = Self {
             journal: replayed.journal,
@@ -487,9 +490,9 @@ impl Store for NodeStore {
 }
 
 impl Aside for NodeStore {
-    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>, sides: Option<Sides>) {
         let position = self.last();
-        self.aside.begin(pinned, position);
+        self.aside.begin(pinned, sides, position);
     }
 
     fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
@@ -505,8 +508,8 @@ impl Aside for NodeStore {
         self.aside.over()
     }
 
-    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
-        self.aside.merge(context, theirs);
+    fn merge_aside(&mut self, sides: Sides) {
+        self.aside.merge(sides);
     }
 
     fn merged_aside(&mut self) -> Option<Merged> {

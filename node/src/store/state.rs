@@ -155,6 +155,10 @@ impl State {
             return Ok(());
         }
         let digest = base.engine.digest(&base.snapshot, base.adopted, key.as_bytes())?;
+        if digest == RowDigest::ABSENT {
+            // Of an adopted layer, which says that it is gone.
+            return Ok(());
+        }
         self.changed_at.get_or_insert_with(Instant::now);
         match self.layers.row_on(&base, key) {
             // The next read finds it again.

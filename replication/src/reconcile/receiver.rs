@@ -16,6 +16,7 @@ use super::source::{UNTAKEN_BYTES_MAX, UNTAKEN_MAX};
 use super::staging::{Closing, Staging};
 use crate::adoption::Adoption;
 use crate::apply::visit_known;
+use crate::aside::Sides;
 use crate::config::Limits;
 use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
@@ -123,6 +124,8 @@ pub(crate) struct Receiver {
     pub(crate) moved_at: Instant,
     /// What the source's rows are compared with.
     compared: Arc<dyn Pinned>,
+    /// This side's context when it was pinned, until the source has told its own.
+    context: VersionVector,
     theirs: Option<Theirs>,
     search: Search,
     /// The source's rows where they differ.
@@ -183,12 +186,13 @@ impl Receiver {
         let repairs = Repairs::new(&begin);
         let holes = message::Holes { ids: repairs.ids.iter().copied().collect(), context: repairs.context.clone() };
         let more = begin.speaks_new.then_some(OpenMore { whole, holes });
-        let open = Open { context: begin.context, cursor: begin.cursor, opening, more };
+        let open = Open { context: begin.context.clone(), cursor: begin.cursor, opening, more };
         let receiver = Self {
             talk: Talk::new(session, 0),
             link,
             moved_at: now,
             compared,
+            context: begin.context,
             theirs: None,
             search: Search::default(),
             staging,
@@ -242,6 +246,7 @@ impl Receiver {
                     // C5
                     && (self.repairs.context.leq(&context) || is(Mutant::RepairFromBehind)) =>
             {
+                self.staging.accepted(Sides { ours: core::mem::take(&mut self.context), theirs: context.clone() });
                 self.theirs = Some(Theirs { context, lost, rows });
                 Outcome::Goes(None)
             }
@@ -382,7 +387,8 @@ impl Receiver {
             let enough = |changed| changed <= limits.closing_rows || self.passes >= PASSES_MAX;
             if self.passes == 0 || !self.staging.changed_since_pass().is_some_and(enough) {
                 self.passes += 1;
-                self.staging.begin_pass(context, &theirs.context, store);
+                let sides = Sides { ours: context.clone(), theirs: theirs.context.clone() };
+                self.staging.begin_pass(sides, store);
                 return Ok(None);
             }
         }

@@ -10,13 +10,14 @@
 //! is known: it is what was put, or else the pinned one, and of a key that changed, the one from before the change. G3: the
 //! closing entry mentions every row of the layer that changed since the pin of the last pass, which is the pin that holds.
 //!
-//! **Why `state = f(CC)` holds after it.** Let `N` be this node's context at the entry, `D` the peer's, `C` that of the pin of the last
-//! pass. A row that changed since is merged under `N` with the peer's row, which is `f(D)` by G2: `merge(f(N), f(D)) = f(N ⊔ D)`. A
+//! **Why `state = f(CC)` holds after it.** Let `N` be this node's context at the entry, `D` the peer's, `C` that of the pin with
+//! which a row of the layer was merged last. A row that changed since was noted, and merged by a later pass, or is merged under `N` with the peer's row, which is `f(D)` by G2: `merge(f(N), f(D)) = f(N ⊔ D)`. A
 //! row that did not change is `f(N)` as it is `f(C)`, and was merged under `C` instead of `N`. The two differ only in dots of
 //! the peer's row that are in `N` and not in `C`. Such a dot came by a record that was applied since the pin, and that
 //! record put it into this very row: so the row changed. There is none.
 
 use crate::adoption::Adoption;
+use crate::aside::Sides;
 use crate::config::Limits;
 use crate::mutants::{Mutant, is};
 use crate::store::{Pinned, Store};
@@ -58,13 +59,20 @@ pub(crate) struct Staging {
     place: Place,
     /// Whether rows were noted since the last pass began, which it does not merge with what they are now.
     noted: bool,
+    /// What rows are merged under when they are put into a layer that is begun: once the peer's context is known.
+    sides: Option<Sides>,
 }
 
 impl Staging {
     /// Nothing, over a pinned state.
     pub(crate) fn new(pin: Arc<dyn Pinned>) -> Self {
         let place = Place::Memory { rows: BTreeMap::new(), bytes: 0 };
-        Self { pin, changed: BTreeSet::new(), changed_bytes: 0, place, noted: false }
+        Self { pin, changed: BTreeSet::new(), changed_bytes: 0, place, noted: false, sides: None }
+    }
+
+    /// The peer's context is known. A layer that was begun before, or by another session, stays raw until a pass.
+    pub(crate) fn accepted(&mut self, sides: Sides) {
+        self.sides = Some(sides);
     }
 
     /// Whether there is a layer, which outlasts the session.
@@ -129,7 +137,7 @@ impl Staging {
         }
         if let Place::Memory { rows, .. } = &mut self.place {
             let batch = core::mem::take(rows).into_iter().collect();
-            store.begin_aside(Arc::clone(&self.pin));
+            store.begin_aside(Arc::clone(&self.pin), self.sides.take());
             self.place = Place::Disk { batch, bytes: 0 };
         }
         self.hand_over(store);
@@ -148,11 +156,11 @@ impl Staging {
         store.note_aside(changed, Arc::clone(&self.pin));
     }
 
-    /// Begins a pass over the layer, on the state as it is now, which stands at `context`.
-    pub(crate) fn begin_pass(&mut self, context: &VersionVector, theirs: &VersionVector, store: &mut dyn Store) {
+    /// Begins a pass over the layer, on the state as it is now, which stands at this side's context.
+    pub(crate) fn begin_pass(&mut self, sides: Sides, store: &mut dyn Store) {
         self.move_pin(store);
         self.noted = false;
-        store.merge_aside(context.clone(), theirs.clone());
+        store.merge_aside(sides);
     }
 
     /// Whether the last pass merged with the pin that holds now, and how many rows changed since. G3

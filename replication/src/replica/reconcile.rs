@@ -102,6 +102,11 @@ impl Replica {
             self.notice_holes(store);
             return Ok(());
         }
+        if receiver.staging.is_on_disk() && store.aside_use().is_full {
+            self.counts.sessions_disk_full += 1;
+            self.give_up(out);
+            return Ok(());
+        }
         if receiver.is_settling() {
             return self.settle(store, out);
         }
@@ -213,8 +218,13 @@ impl Replica {
 
     /// Drops a layer that no session will go on with.
     fn drop_unwanted(&mut self, lacks_nothing: bool, store: &mut dyn Store) {
-        let (now, within) = (self.now.instant, self.config.limits.resume_within);
-        let of_no_use = |kept: &Kept| lacks_nothing || now.since(kept.since) >= within || store.aside_use().is_lost;
+        let (now, limits) = (self.now.instant, &self.config.limits);
+        let (within, bytes_min) = (limits.resume_within, limits.resume_bytes_min);
+        let of_no_use = |kept: &Kept| {
+            let usage = store.aside_use();
+            let of_little_use = now.since(kept.since) >= within || usage.bytes < bytes_min;
+            lacks_nothing || of_little_use || usage.is_lost || usage.is_full
+        };
         if self.kept.as_ref().is_some_and(of_no_use) {
             self.kept = None;
             self.aside_unwanted = true;

@@ -6,7 +6,7 @@
 use super::store::{DIGESTS, Rows, digest};
 use atoll_crdt::{CollectionKey, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Change, RowId, Sketch};
-use atoll_replication::{LayerId, Merged, Pinned};
+use atoll_replication::{LayerId, Merged, Pinned, Sides};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,7 +20,11 @@ pub(super) struct Building {
     pin: Arc<dyn Pinned>,
     raw: Rows,
     merged: Rows,
-    /// Rows that the next pass merges.
+    /// What is put is merged with the rows of this pin, under these contexts.
+    at_once: Option<(Arc<dyn Pinned>, Sides)>,
+    /// The context of the peer under which all is merged that is not to be merged again.
+    merged_under: Option<VersionVector>,
+    /// Rows that the next pass merges again.
     dirty: BTreeSet<RowKey>,
     bytes: u64,
     asked: u32,
@@ -30,15 +34,22 @@ pub(super) struct Building {
 }
 
 impl Building {
-    pub(super) fn new(layer: LayerId, pin: Arc<dyn Pinned>) -> Self {
+    pub(super) fn new(layer: LayerId, pin: Arc<dyn Pinned>, sides: Option<Sides>) -> Self {
         let (raw, merged) = (Rows::new(), Rows::new());
         let (dirty, sketch) = (BTreeSet::new(), pin.sketch().clone());
-        Self { layer, pin, raw, merged, dirty, bytes: 0, asked: 0, sketch, is_lost: false }
+        let merged_under = sides.as_ref().map(|sides| sides.theirs.clone());
+        let at_once = sides.map(|sides| (Arc::clone(&pin), sides));
+        Self { layer, pin, raw, merged, at_once, merged_under, dirty, bytes: 0, asked: 0, sketch, is_lost: false }
     }
 
-    /// A row of the pin. N3
+    /// A row of the pin that holds. N3
     fn pinned(&mut self, key: &RowKey) -> Option<Arc<Row>> {
-        match self.pin.row(key) {
+        let pin = Arc::clone(&self.pin);
+        self.pinned_in(&*pin, key)
+    }
+
+    fn pinned_in(&mut self, pin: &dyn Pinned, key: &RowKey) -> Option<Arc<Row>> {
+        match pin.row(key) {
             Ok(row) => Some(row.unwrap_or_default()),
             Err(_) => {
                 self.is_lost = true;
@@ -57,7 +68,10 @@ impl Building {
             let Some(shown) = self.raw.get(&key).cloned().or_else(|| self.pinned(&key)) else { return };
             let (old, new) = (digest(&key, Some(&shown)), digest(&key, Some(&row)));
             self.sketch.apply(Change::between(DIGESTS.id(&key), old, new));
-            self.dirty.insert(key.clone());
+            if let Some((pin, sides)) = self.at_once.clone() {
+                let Some(mine) = self.pinned_in(&*pin, &key) else { return };
+                self.merged.insert(key.clone(), Arc::new(mine.merge(&sides.ours, &row, &sides.theirs)));
+            }
             self.raw.insert(key, row);
         }
         self.asked = 0;
@@ -77,6 +91,7 @@ impl Building {
 
     /// What the layer shows over its pin; `None` the first time after something was put. N2
     pub(super) fn over(&mut self) -> Option<Arc<dyn Pinned>> {
+        (self.at_once, self.merged_under) = (None, None);
         self.asked += 1;
         if self.asked == 1 || self.is_lost {
             return None;
@@ -84,12 +99,17 @@ impl Building {
         Some(Arc::new(Over { pin: Arc::clone(&self.pin), raw: self.raw.clone(), sketch: self.sketch.clone() }))
     }
 
-    pub(super) fn merge(&mut self, context: &VersionVector, theirs: &VersionVector) {
-        for key in std::mem::take(&mut self.dirty) {
+    pub(super) fn merge(&mut self, sides: Sides) {
+        let mut keys = std::mem::take(&mut self.dirty);
+        if self.merged_under.as_ref() != Some(&sides.theirs) {
+            keys = self.raw.keys().cloned().collect();
+        }
+        for key in keys {
             let Some(mine) = self.pinned(&key) else { return };
-            let merged = mine.merge(context, &self.raw[&key], theirs);
+            let merged = mine.merge(&sides.ours, &self.raw[&key], &sides.theirs);
             self.merged.insert(key, Arc::new(merged));
         }
+        self.merged_under = Some(sides.theirs);
         self.asked = 0;
     }
 

@@ -12,7 +12,7 @@ use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSo
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
     Adoption, Aside, AsideUse, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange,
-    RowChanges, Store, replayed_changes, row_changes,
+    RowChanges, Sides, Store, replayed_changes, row_changes,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -56,6 +56,7 @@ pub struct MemStore {
     moving: std::cell::Cell<u32>,
     /// Whether the disk takes nothing of a layer in.
     stalled: bool,
+    full: bool,
     /// What was appended since this was last taken, for the checks.
     appended: Vec<Entry>,
     /// Rows that have rotted, as reads see it, and as a crash would find it. M5
@@ -107,6 +108,7 @@ impl Default for MemStore {
             next_layer: 0,
             moving: std::cell::Cell::new(0),
             stalled: false,
+            full: false,
             appended: Vec::new(),
             rot: Arc::default(),
             rot_on_disk: BTreeMap::new(),
@@ -290,6 +292,11 @@ impl MemStore {
     /// The disk takes nothing of a layer in, or goes on.
     pub fn stall(&mut self, stalled: bool) {
         self.stalled = stalled;
+    }
+
+    /// The disk has no room for a layer, or has again.
+    pub fn fill(&mut self, full: bool) {
+        self.full = full;
     }
 
     /// Every row, entries that are not synced included.
@@ -511,10 +518,10 @@ impl Store for MemStore {
 }
 
 impl Aside for MemStore {
-    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>) {
+    fn begin_aside(&mut self, pinned: Arc<dyn Pinned>, sides: Option<Sides>) {
         assert_eq!(self.moving.get(), 0, "the last layer is moved before another is begun");
         self.next_layer += 1;
-        self.building = Some(Building::new(LayerId(self.next_layer), pinned));
+        self.building = Some(Building::new(LayerId(self.next_layer), pinned, sides));
     }
 
     fn put_aside(&mut self, rows: Vec<(RowKey, Arc<Row>)>) {
@@ -529,8 +536,8 @@ impl Aside for MemStore {
         self.building().over()
     }
 
-    fn merge_aside(&mut self, context: VersionVector, theirs: VersionVector) {
-        self.building().merge(&context, &theirs);
+    fn merge_aside(&mut self, sides: Sides) {
+        self.building().merge(sides);
     }
 
     fn merged_aside(&mut self) -> Option<Merged> {
@@ -544,7 +551,7 @@ impl Aside for MemStore {
     fn aside_use(&self) -> AsideUse {
         let bytes = self.building.as_ref().map_or(0, Building::bytes);
         let is_lost = self.building.as_ref().is_some_and(Building::is_lost);
-        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 }, is_lost }
+        AsideUse { bytes, waiting_bytes: if self.stalled { bytes as usize } else { 0 }, is_lost, is_full: self.full }
     }
 
     fn drop_aside(&mut self) {

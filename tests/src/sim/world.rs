@@ -425,6 +425,7 @@ impl World {
                 waiting_writes: 64,
                 reconcile_memory: self.options.reconcile_memory,
                 closing_rows: self.options.closing_rows,
+                resume_bytes_min: 0,
                 resume_within: Duration::from_millis(self.options.resume_within_ms),
                 sources: self.options.sources,
                 catching_up_records: 20,

@@ -7,7 +7,8 @@ use crate::store::engine::Engine;
 use crate::store::salvage::salvage;
 use crate::store::{NodeStore, OpenError, StoreConfig};
 use atoll_crdt::{ActorId, Dot, Payload, ReadError, Row, RowKey, RowSource, VersionVector};
-use atoll_replication::{Adoption, Aside, Merged, Pinned, Position, RowChange, RowChanges, Store};
+use atoll_replication::sketch::DigestKey;
+use atoll_replication::{Adoption, Aside, Merged, Pinned, Position, RowChange, RowChanges, Sides, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,15 +31,13 @@ fn spread(n: u64) -> u64 {
 
 impl Built {
     /// Begins one over the rows as they are `now`, at a context. The peer has seen that, and more of `elsewhere`: it has a third of the
-    /// members of all sets anew, and a third not.
+    /// members of all sets anew, and a third not. Every second one is merged as it is put.
     pub(super) fn begin(
         store: &mut NodeStore,
         seed: u8,
         now: Rows,
         (context, elsewhere): (&VersionVector, ActorId),
     ) -> Self {
-        let pin = store.pin();
-        store.begin_aside(pin);
         let mut theirs = context.clone();
         let mut raw = Rows::new();
         for n in 0..36_u64 {
@@ -55,6 +54,9 @@ impl Built {
             }
             raw.insert(key, Arc::new(row));
         }
+        let pin = store.pin();
+        let sides = Sides { ours: context.clone(), theirs: theirs.clone() };
+        store.begin_aside(pin, seed.is_multiple_of(2).then_some(sides));
         for part in raw.clone().into_iter().collect::<Vec<_>>().chunks(5) {
             // First something else, as a peer may that does not know its own mind.
             let other = part.iter().map(|(key, _)| (key.clone(), Arc::new(Row::empty()))).take(1).collect();
@@ -140,7 +142,7 @@ fn with_layer(config: &StoreConfig) -> (Fixture, Adoption) {
     }
     fixture.commit();
     let pin = fixture.store().pin();
-    fixture.store().begin_aside(pin);
+    fixture.store().begin_aside(pin, None);
     let mut theirs = fixture.context.clone();
     let mut raw: Vec<_> = (0..500).map(|n| (member(n), Arc::new(Row::empty()))).collect();
     for n in 1_000..1_000 + LARGE {
@@ -152,7 +154,7 @@ fn with_layer(config: &StoreConfig) -> (Fixture, Adoption) {
     }
     fixture.store().put_aside(raw);
     let context = fixture.context.clone();
-    fixture.store().merge_aside(context, theirs.clone());
+    fixture.store().merge_aside(Sides { ours: context, theirs: theirs.clone() });
     let merged = wait(|| fixture.store().merged_aside());
     assert_eq!(merged.rows, 500 + LARGE);
     let layer = Some(merged.layer);
@@ -275,7 +277,7 @@ fn repair(fixture: &mut Fixture, key: &RowKey, row: Arc<Row>) {
 fn check_whole(fixture: &mut Fixture) {
     check_adopted(&fixture.opened.store);
     let found = rows(&fixture.opened.store);
-    let expected = sketch(&atoll_replication::sketch::DigestKey::derive(b"test"), &found);
+    let expected = sketch(&DigestKey::derive(b"test"), &found);
     assert_eq!(fixture.store().pin().sketch().root(), expected.root());
 }
 
@@ -319,6 +321,110 @@ fn a_row_of_an_adopted_layer_that_is_damaged_is_a_hole_wherever_it_lies_and_is_r
         drop(fixture);
         check_whole(&mut Fixture::open(roomy(dir.path()), 3).expect("opens: the sums are right"));
     }
+}
+
+#[test]
+fn under_another_secret_a_damaged_row_of_an_adopted_layer_is_a_hole_and_the_others_are_as_they_were() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut fixture, adoption) = with_layer(&roomy(dir.path()));
+    let (key, gone, layer) = (member(1_700), member(3), adoption.layer.expect("a layer"));
+    fixture.store().damage_aside(layer, &key);
+    // Of this one the layer says that it holds nothing any more.
+    fixture.store().damage_aside(layer, &gone);
+    fixture.adopt(adoption);
+    let last = fixture.submit().expect("an entry");
+    fixture.wait_for(last);
+    let mut copies = Vec::new();
+    let keep = |copies: &mut Vec<tempfile::TempDir>| {
+        let to = tempfile::tempdir().expect("temporary directory");
+        copy(dir.path(), to.path());
+        copies.push(to);
+    };
+    keep(&mut copies);
+    fixture.store().publish(last);
+    while fixture.store().is_moving_aside() {
+        keep(&mut copies);
+        fixture.store().publish(last);
+        fixture.store().truncate(&VersionVector::new());
+    }
+    keep(&mut copies);
+    drop(fixture);
+    for (n, copy) in copies.iter().enumerate() {
+        let config = StoreConfig { digest_key: DigestKey::derive(b"another"), ..roomy(copy.path()) };
+        let opened = Fixture::open(config.clone(), 2);
+        let mut fixture = opened.unwrap_or_else(|error| panic!("copy {n}: {error}"));
+        assert_eq!(fixture.opened.store.row(&key), Err(ReadError::Damaged(key.clone())), "copy {n}");
+        assert_eq!(fixture.opened.store.row(&gone), Ok(None), "copy {n}");
+        let mut before = Vec::new();
+        let visited = fixture.opened.store.visit(gone.as_bytes(), b"", &mut |key, _| {
+            before.push(key.clone());
+            true
+        });
+        assert_eq!((visited, before), (Ok(()), Vec::new()), "copy {n}");
+        assert!(fixture.store().holes().keys().eq([&key]), "copy {n}");
+        repair(&mut fixture, &key, their_row(1_700));
+        check_adopted(&fixture.opened.store);
+        let found = rows(&fixture.opened.store);
+        assert_eq!(fixture.store().pin().sketch().root(), sketch(&config.digest_key, &found).root(), "copy {n}");
+        moved(&mut fixture);
+        drop(fixture);
+        check_adopted(&Fixture::open(config, 3).expect("opens: the sums are right").opened.store);
+    }
+}
+
+/// A row that changes while a pass is under way is merged by the next one, wherever the first had it.
+#[test]
+fn what_is_noted_during_a_pass_is_merged_by_the_next() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    for at_once in [false, true] {
+        let config = roomy(&dir.path().join(at_once.to_string()));
+        let mut fixture = Fixture::open(config, 1).expect("opens");
+        fixture.commit();
+        let pin = fixture.store().pin();
+        let mut theirs = fixture.context.clone();
+        theirs.include(Dot::new(PEER, LARGE));
+        let ours = fixture.context.clone();
+        fixture.store().begin_aside(pin, at_once.then(|| Sides { ours: ours.clone(), theirs: theirs.clone() }));
+        let all: Vec<_> = (1_000..1_000 + LARGE).map(|n| (member(n), their_row(n))).collect();
+        let last = all.iter().map(|(key, _)| key).max().cloned().expect("there are some");
+        fixture.store().put_aside(all);
+        // A pass over everything, of which the last row is merged last.
+        let pin = fixture.store().pin();
+        fixture.store().note_aside((1_000..1_000 + LARGE).map(member).collect(), pin);
+        fixture.store().merge_aside(Sides { ours, theirs: theirs.clone() });
+        fixture.write(|draft| atoll_crdt::sets::add(draft, &last));
+        fixture.commit();
+        let (pin, context) = (fixture.store().pin(), fixture.context.clone());
+        fixture.store().note_aside(vec![last.clone()], pin);
+        wait(|| fixture.store().merged_aside());
+        fixture.store().merge_aside(Sides { ours: context, theirs: theirs.clone() });
+        let layer = Some(wait(|| fixture.store().merged_aside()).layer);
+        fixture.adopt(Adoption { context: theirs, cursor: VersionVector::new(), rows: Vec::new(), layer });
+        let row = fixture.opened.store.row(&last).expect("readable").expect("it is there");
+        assert_eq!(row.dots().count(), 2, "the peer's entry, and the one that was put meanwhile");
+    }
+}
+
+#[test]
+fn a_disk_without_room_ends_a_layer_and_leaves_the_store_as_it_was() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = StoreConfig { reserve_bytes: u64::MAX, ..roomy(dir.path()) };
+    let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
+    let pin = fixture.store().pin();
+    fixture.store().begin_aside(pin, None);
+    fixture.store().put_aside((1_000..2_000).map(|n| (member(n), their_row(n))).collect());
+    wait(|| fixture.store().aside_use().is_full.then_some(()));
+    wait(|| (fixture.store().aside_use().waiting_bytes == 0).then_some(()));
+    let (ours, theirs) = (fixture.context.clone(), fixture.context.clone());
+    fixture.store().merge_aside(Sides { ours, theirs });
+    fixture.store().drop_aside();
+    wait(|| (fixture.opened.store.aside_entries() == 0).then_some(()));
+    assert!(fixture.store().merged_aside().is_none());
+    fixture.write(|draft| atoll_crdt::sets::add(draft, &member(1)));
+    fixture.commit();
+    fixture.store().checkpoint();
+    drop(fixture);
+    assert!(rows(&Fixture::open(config, 2).expect("opens").opened.store).keys().eq([&member(1)]));
 }
 
 #[test]
@@ -378,18 +484,18 @@ fn a_layer_that_needs_a_damaged_row_is_lost_and_the_process_goes_on() {
     fixture.commit();
     fixture.store().checkpoint();
     let pin = fixture.store().pin();
-    fixture.store().begin_aside(pin);
+    fixture.store().begin_aside(pin, None);
     assert!(!fixture.store().aside_use().is_lost);
     fixture.store().put_aside(vec![(key.clone(), Arc::new(Row::empty()))]);
     let context = fixture.context.clone();
-    fixture.store().merge_aside(context.clone(), context);
+    fixture.store().merge_aside(Sides { ours: context.clone(), theirs: context });
     wait(|| fixture.store().aside_use().is_lost.then_some(()));
     assert_eq!(fixture.store().merged_aside(), None);
     assert!(fixture.store().holes().keys().eq([&key]));
     // Another one begins anew.
     fixture.store().drop_aside();
     let pin = fixture.store().pin();
-    fixture.store().begin_aside(pin);
+    fixture.store().begin_aside(pin, None);
     fixture.store().put_aside(vec![(member(4), Arc::new(Row::empty()))]);
     wait(|| fixture.store().over_aside());
     assert!(!fixture.store().aside_use().is_lost);

@@ -41,6 +41,7 @@ pub(super) fn small(dir: &Path) -> StoreConfig {
         retain: Retention { min: Duration::ZERO, max: Duration::from_secs(3_600), max_bytes: u64::MAX },
         scrub_every: None,
         digest_key: DigestKey::derive(b"test"),
+        reserve_bytes: 0,
         sketch_rows_min: 0,
         sketch_cells: 0,
     }
@@ -84,7 +85,7 @@ impl Fixture {
 
     /// Appends the entry of a process that begins.
     pub(super) fn start(&mut self) -> Position {
-        let start = Start { actor: self.actor, ceiling: Hlc::at_ms(self.actor.get()), founded_ms: 1 };
+        let start = Start { actor: self.actor, ceiling: Hlc::at_ms(self.actor.get()), founded_ms: Some(1) };
         self.store().append(Entry::Start(start), Vec::new())
     }
 

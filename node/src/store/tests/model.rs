@@ -5,7 +5,7 @@ use super::{Fixture, Rows, rows, set, sketch, small};
 use crate::store::View;
 use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Payload, Row, RowKey, RowSource, VersionVector, flags, sets};
 use atoll_replication::sketch::{DigestKey, RowId, Sketch};
-use atoll_replication::{Adoption, Aside, Clocks, Pinned, Position, RecordBytes, RowChange, Store};
+use atoll_replication::{Adoption, Aside, Clocks, Pinned, Position, RecordBytes, RowChange, Sides, Store};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -272,7 +272,7 @@ impl World {
         self.note_layer();
         let Some(layer) = self.layer.take() else { return };
         let context = self.fixture().context.clone();
-        self.fixture().store().merge_aside(context, layer.theirs.clone());
+        self.fixture().store().merge_aside(Sides { ours: context, theirs: layer.theirs.clone() });
         self.layer = Some(layer);
         self.step(Step::Submit);
         self.step(Step::Publish);
