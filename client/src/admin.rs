@@ -117,6 +117,14 @@ impl Admin {
         self.get("/admin/verify").await
     }
 
+    /// Has the node read every stored row, to find what a disk has damaged. Its metrics tell how far it is.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses: `overloaded` while it does already.
+    pub async fn begin_scrub(&self) -> Result<(), Error> {
+        self.post("/admin/scrub".to_owned(), Vec::new()).await.map(drop)
+    }
+
     /// Asks the node to take no further writes and to finish what it has begun.
     ///
     /// # Errors

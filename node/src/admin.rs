@@ -10,6 +10,7 @@ mod verify;
 use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
 use crate::app::AppError;
 use crate::auth::Gate;
+use crate::inbox::Event;
 use atoll_client::api::{Digest as DigestAnswer, ErrorCode, LinkCommand, PeerState, PeerStatus, Status};
 use atoll_crdt::VersionVector;
 use atoll_replication::sketch::{CELL_BYTES, Cell};
@@ -27,6 +28,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What Prometheus' text format is called.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -60,6 +62,7 @@ pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
         .route("/admin/members", on(|admin| get(answering(admin, members::list))))
         .route("/admin/members/{node}", on(|admin| post(answering(admin, members::decide))))
         .route("/admin/verify", on(|admin| get(answering(admin, verify::report)).post(answering(admin, verify::begin))))
+        .route("/admin/scrub", on(|admin| post(answering(admin, scrub))))
         .route("/admin/export", on(|admin| post(answering(admin, members::export))))
         .route("/admin/import", on(|admin| post(answering(admin, members::import))))
         .route("/admin/route", any(reserved(&edge)))
@@ -139,6 +142,17 @@ async fn drain(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
     Ok(done())
 }
 
+/// Has every stored row read; how far it is, the metrics tell.
+async fn scrub(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
+    let (answer, begun) = oneshot::channel();
+    admin.shared.app().inbox().event(Event::Scrub(answer)).await.map_err(AppError::from)?;
+    if !begun.await.map_err(|_| AppError::Stopping)? {
+        let detail = "every row is being read already; atoll_scrub_running is 0 when that is done";
+        return Err(Failure::new(ErrorCode::Overloaded, detail));
+    }
+    Ok(accepted())
+}
+
 /// What the contract reserves is not supported, whatever is asked of it.
 fn reserved(edge: &Arc<Edge>) -> impl Fn(Request) -> std::future::Ready<Response> + Clone + Send + Sync + 'static {
     let edge = Arc::clone(edge);
@@ -202,6 +216,12 @@ fn with_body(content_type: &'static str, body: impl Into<Body>) -> Response {
 fn done() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+fn accepted() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
     response
 }
 

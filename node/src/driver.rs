@@ -136,6 +136,9 @@ impl Driver {
                     Err(error) => fail(&error), // D3
                 }
             }
+            Event::Scrub(answer) => {
+                let _ = answer.send(self.store.begin_scrub());
+            }
             Event::Stop => return true,
         }
         false

@@ -27,6 +27,8 @@ pub enum Event {
     Export(VersionVector, oneshot::Sender<Result<Excerpt, ReadError>>),
     /// Records that another node exported; `None` comes back when one claims to be this process's own.
     Import(Vec<RecordBytes>, oneshot::Sender<Option<Imported>>),
+    /// Have every row read at once; `false` comes back while that is done already.
+    Scrub(oneshot::Sender<bool>),
     /// Finish what is queued, sync it, and end.
     Stop,
 }

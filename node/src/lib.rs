@@ -15,6 +15,7 @@ mod archive;
 pub mod auth;
 pub mod clock;
 pub mod config;
+mod divergence;
 mod driver;
 pub mod http;
 pub mod inbox;

@@ -65,6 +65,10 @@ pub struct StoreReading {
     pub scrub_rows: u64,
     /// Those of them that were damaged.
     pub scrub_failures: u64,
+    /// Rounds of it that came to the last row.
+    pub scrub_rounds: u64,
+    /// Whether a round goes that was asked for.
+    pub is_scrubbing: bool,
 }
 
 /// The listeners that clients and operators connect to.
@@ -307,6 +311,10 @@ impl Asking {
         counter(out, "proofs", "Comparisons of roots with a peer that holds the same", counts.proofs)?;
         let help = "Those in which the roots differed: rows are wrong, here or there";
         counter(out, "divergence", help, counts.divergences)?;
+        let rows =
+            snapshot.divergent.iter().map(|of| (Peer { peer: of.node.as_str().to_owned() }, of.differing as f64));
+        let help = "Rows that differ from the peer's, found since its root did; the log names the first of them";
+        gauges(out, "divergent_rows", help, None, rows)?;
         let help = "Rows that verifications found to contradict a peer's";
         counter(out, "contradictions", help, counts.contradictions)?;
         let help = "Peers that digest rows under another secret: the first CA certificate in their file is another one";
@@ -336,6 +344,9 @@ impl Asking {
         counter(out, "log_segments_dropped_by_cap", help, reading.segments_dropped_by_cap)?;
         counter(out, "scrub_rows", "Rows that the scrubber has read", reading.scrub_rows)?;
         counter(out, "scrub_failures", "Those of them that were damaged", reading.scrub_failures)?;
+        counter(out, "scrub_rounds", "Times that the scrubber came to the last row", reading.scrub_rounds)?;
+        let help = "1 while every row is read because somebody asked for it, or roots differ";
+        gauge(out, "scrub_running", help, None, f64::from(u8::from(reading.is_scrubbing)))?;
         if reading.commits.is_empty() {
             return Ok(());
         }
@@ -415,6 +426,8 @@ mod tests {
                 segments_dropped_by_cap: 1,
                 scrub_rows: 9,
                 scrub_failures: 2,
+                scrub_rounds: 1,
+                is_scrubbing: true,
             }),
             peer_faults: Box::new(|| vec![("frame", 2)]),
             peer_sent: Box::new(|| vec![crate::peer::Sent { kind: "root", messages: 3, bytes: 120 }]),
@@ -459,6 +472,8 @@ mod tests {
             "atoll_log_segments_dropped_by_cap_total 1",
             "atoll_scrub_rows_total 9",
             "atoll_scrub_failures_total 2",
+            "atoll_scrub_rounds_total 1",
+            "atoll_scrub_running 1.0",
             "atoll_holes 0",
             "atoll_rows_repaired_total 0",
         ] {

@@ -12,6 +12,7 @@ use crate::archive::Archives;
 use crate::auth::{Gate, Tokens, TokensError};
 use crate::clock::Clock;
 use crate::config::{Config, Sync};
+use crate::divergence::Alarm;
 use crate::driver::{Driver, Report, SyncedUpTo, fail};
 use crate::http::{self, Serving};
 use crate::inbox::Inbox;
@@ -238,6 +239,8 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 segments_dropped_by_cap: log.segments_dropped_by_cap(),
                 scrub_rows: log.scrub_rows(),
                 scrub_failures: log.scrub_failures(),
+                scrub_rounds: log.scrub_rounds(),
+                is_scrubbing: log.is_scrubbing(),
             }
         }),
         peer_sent: Box::new({
@@ -424,9 +427,12 @@ fn peer_config(config: &Config, tls: &Tls) -> PeerConfig {
 
 /// What the driver tells everybody else, now and then.
 fn report(status: Arc<NodeStatus>, config: Config, clock: Clock) -> Report {
+    let mut alarm = Alarm::default();
     Box::new(move |replica, _| {
         status.publish_freshness(replica.fresh_as_of(clock.instant()));
-        status.publish(snapshot(replica, &config, clock));
+        let snapshot = snapshot(replica, &config, clock);
+        alarm.tell(&snapshot.divergent);
+        status.publish(snapshot);
     })
 }
 
@@ -445,6 +451,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
             .collect(),
         counts: replica.counts(),
         verification: replica.verification().cloned(),
+        divergent: replica.divergent(),
         holes: replica.holes(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),

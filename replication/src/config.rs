@@ -1,6 +1,7 @@
 //! Every knob of the replica, with its trade and its constraint.
 
 use crate::names::{NodeName, RegionName};
+use crate::wire::PROTOCOL;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -29,6 +30,8 @@ pub struct Config {
 /// Bounds and intervals. The defaults suit links of 1 to 300 ms.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// The newest version of the protocol that is spoken: [`crate::wire::PROTOCOL`]'s, or an older one, as a build of then does.
+    pub protocol_max: u16,
     /// Bytes handed to the driver for one link and not yet taken by its transport: memory a slow peer can hold.
     pub link_window_bytes: usize,
     /// Bytes of records in one message; a single larger record goes alone.
@@ -92,6 +95,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            protocol_max: PROTOCOL.1,
             link_window_bytes: 4 << 20,
             batch_bytes: 256 << 10,
             pending_bytes: 16 << 20,

@@ -15,7 +15,7 @@ use crate::effect::LinkId;
 use crate::mutants::{Mutant, is};
 use crate::names::{NodeName, RegionName};
 use crate::time::Instant;
-use crate::wire::{Hello, PROTOCOL, VectorDigest};
+use crate::wire::{Hello, VectorDigest};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use atoll_crdt::{ActorId, Dot, VersionVector};
@@ -55,6 +55,8 @@ pub(crate) struct Link {
     pub(crate) region: RegionName,
     pub(crate) dialled: bool,
     pub(crate) hello: Option<Hello>,
+    /// The version that both sides speak; 0 before the peer has greeted.
+    pub(crate) version: u16,
     /// Whether the peer digests rows under another secret, so that sums cannot be compared.
     pub(crate) foreign_digests: bool,
     pub(crate) up_at: Instant,
@@ -110,6 +112,7 @@ impl Link {
             region,
             dialled,
             hello: None,
+            version: 0,
             foreign_digests: false,
             up_at: now,
             heard_at: now,
@@ -144,11 +147,6 @@ impl Link {
     /// Whether both sides have greeted.
     pub(crate) fn is_live(&self) -> bool {
         self.hello.is_some()
-    }
-
-    /// The version that both sides speak; the oldest before the peer has greeted.
-    pub(crate) fn version(&self) -> u16 {
-        self.hello.as_ref().map_or(PROTOCOL.0, |hello| hello.protocol.1.min(PROTOCOL.1))
     }
 
     /// Whether `actor` is the peer's process, or was one on its disk.

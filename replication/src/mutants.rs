@@ -40,11 +40,15 @@ pub enum Mutant {
     PullFromContext,
     /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
     RepairFromBehind,
+    /// A node that joins waits for records whose last disk is gone.
+    JoinForLost,
+    /// An empty node founds the cluster although a seed is joining and has some of its data.
+    FoundBesideJoining,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -61,6 +65,8 @@ impl Mutant {
         Self::PartsForResumed,
         Self::PullFromContext,
         Self::RepairFromBehind,
+        Self::JoinForLost,
+        Self::FoundBesideJoining,
     ];
 }
 

@@ -13,6 +13,7 @@
 //! [`peers`], [`heartbeat`], [`reconcile`], [`sources`].
 
 mod check;
+mod doubts;
 mod export;
 mod heartbeat;
 mod peers;
@@ -31,6 +32,7 @@ use crate::entry::{Entry, Start};
 use crate::freshness::Freshness;
 use crate::levels::Levels;
 use crate::link::{Link, LogState};
+use crate::mutants::{Mutant, is};
 use crate::names::NodeName;
 use crate::pending::Pending;
 use crate::reconcile::message::{Open, SessionId};
@@ -156,6 +158,7 @@ pub struct Replica {
     /// Sessions that failed in a row, and on which link the last one did.
     failed: (u32, Option<LinkId>),
     verifying: verify::Verifying,
+    doubts: doubts::Doubts,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -225,6 +228,7 @@ impl Replica {
             lost_since: None,
             failed: (0, None),
             verifying: verify::Verifying::default(),
+            doubts: doubts::Doubts::new(),
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
@@ -272,7 +276,7 @@ impl Replica {
             Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
             Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
-            Input::Verify => self.on_verify(&*store),
+            Input::Verify => self.on_verify(&*store, out),
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,
         }
@@ -506,7 +510,7 @@ impl Replica {
             return;
         }
         let since = *self.target_unheld_since.get_or_insert(self.now.instant);
-        if self.now.instant.since(since) < self.config.limits.join_patience {
+        if self.now.instant.since(since) < self.config.limits.join_patience || is(Mutant::JoinForLost) {
             return;
         }
         let founded = live().find(|link| link.hello.as_ref().is_some_and(|hello| hello.founded));

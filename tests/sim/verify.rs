@@ -139,3 +139,35 @@ fn a_peer_that_is_gone_is_told_as_not_compared() {
     let report = pair.verify(|_| ());
     assert_eq!((report.peers[0].compared, report.peers[0].why), (false, "not connected"));
 }
+
+#[test]
+fn roots_that_differ_name_the_rows_until_they_are_equal_again() {
+    let key = register().row();
+    let mut pair = Pair::new();
+    pair.write(put());
+    pair.wait();
+    let right = row(&[(ME, 1)], true);
+    pair.a.store.tamper(&key, right.clone());
+    pair.b.store.tamper(&key, row(&[(ME, 1)], false));
+    let mut ticks = 0;
+    while pair.a.replica.divergent().is_empty() {
+        pair.wait();
+        ticks += 1;
+        assert!(ticks < 1_000, "{:?}", pair.a.replica.counts());
+    }
+    let found = pair.a.replica.divergent();
+    assert_eq!((found[0].node.as_str(), found[0].differing), ("peer", 1));
+    assert_eq!((&found[0].named[0].key, found[0].named[0].contents), (&key, true));
+    assert!(pair.a.replica.counts().divergences > 0);
+    assert_eq!(pair.a.replica.verification(), None, "no operator has asked");
+    assert_eq!(pair.a.replica.counts().contradictions, 0);
+    // An operator's verification goes first, and is whole.
+    assert_eq!(pair.differing(), 1);
+    // What was wrong is put right, by whatever hand.
+    pair.b.store.tamper(&key, right);
+    while !pair.a.replica.divergent().is_empty() {
+        pair.wait();
+        ticks += 1;
+        assert!(ticks < 2_000);
+    }
+}

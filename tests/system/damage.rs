@@ -135,3 +135,30 @@ async fn the_scrubber_finds_damage_that_nobody_reads() -> anyhow::Result<()> {
     metric_becomes(&cluster.nodes[1], "atoll_holes", 0.0).await?;
     cluster.converged().await
 }
+
+#[tokio::test]
+async fn an_operator_has_every_row_read_and_damage_is_found_at_once() -> anyhow::Result<()> {
+    // Nothing reads rows by itself.
+    let mut cluster = Cluster::with(&REGIONS[..2], "[scrub]\ninterval = \"0s\"\n").await?;
+    write(&cluster.nodes[0].http()?.session()).await?;
+    cluster.converged().await?;
+    ensure!(cluster.nodes[1].stop().await?.success());
+    ensure!(damage(&cluster.nodes[1], "torn")? == 2);
+    cluster.nodes[1].spawn()?;
+    cluster.nodes[1].ready().await?;
+    cluster.converged().await?;
+    let node = &cluster.nodes[1];
+    ensure!(metric(node, "atoll_scrub_rounds_total").await? == 0.0, "nobody has asked");
+    ensure!(metric(node, "atoll_rows_repaired_total").await? == 0.0, "and nothing is known of it");
+    node.admin()?.begin_scrub().await?;
+    metric_becomes(node, "atoll_rows_repaired_total", 2.0).await?;
+    metric_becomes(node, "atoll_holes", 0.0).await?;
+    metric_becomes(node, "atoll_scrub_running", 0.0).await?;
+    ensure!(metric(node, "atoll_scrub_rounds_total").await? == 1.0);
+    ensure!(metric(node, "atoll_scrub_failures_total").await? == 2.0);
+    // It can be asked for again.
+    node.admin()?.begin_scrub().await?;
+    metric_becomes(node, "atoll_scrub_rounds_total", 2.0).await?;
+    ensure!(metric(node, "atoll_scrub_failures_total").await? == 2.0);
+    cluster.converged().await
+}

@@ -120,6 +120,15 @@ async fn drain_stops_writes() {
 }
 
 #[tokio::test]
+async fn scrub_has_every_row_read_and_takes_nothing_else() {
+    let node = Node::start().await;
+    node.post("/v1/shop/sets/s", r#"{"add": ["a", "b"]}"#).await.ok(200);
+    ask(&node, Method::POST, "/admin/scrub", "").await.ok(202);
+    assert_eq!(ask(&node, Method::GET, "/admin/scrub", "").await.code(), "method_not_allowed");
+    assert_eq!(ask(&node, Method::POST, "/admin/scrub?rows=1", "").await.code(), "bad_parameter");
+}
+
+#[tokio::test]
 async fn records_are_exported_and_imported_as_text_and_what_is_none_is_refused() {
     let node = Node::start().await;
     node.post("/v1/shop/counters/c", r#"{"add": 1}"#).await.ok(200);

@@ -2,23 +2,19 @@
 //!
 //! **What is not here.** The comparison: `atoll_replication`. It goes on without whoever asked for it.
 
-use super::{Admin, json, root, seqs};
+use super::{Admin, accepted, json, root, seqs};
 use crate::api::{Failure, api_type};
 use crate::app::AppError;
 use atoll_client::api::{DifferingRow, ErrorCode, Verdict, VerifyReport};
 use atoll_crdt::RowPath;
 use atoll_replication::{Contradiction, Input, PeerVerdict, Verification};
-use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::StatusCode;
 use std::sync::Arc;
 
 pub(super) async fn begin(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {
     admin.shared.app().inbox().input(Input::Verify).await.map_err(AppError::from)?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    Ok(response)
+    Ok(accepted())
 }
 
 pub(super) async fn report(admin: Arc<Admin>, _: Request) -> Result<Response, Failure> {

@@ -359,6 +359,9 @@ impl Driver {
                     let imported = self.replica.import(self.now(), records, &mut self.store, &mut Vec::new());
                     let _ = answer.send(imported.unwrap());
                 }
+                Event::Scrub(answer) => {
+                    let _ = answer.send(self.store.begin_scrub());
+                }
                 Event::Stop => break,
             }
         }

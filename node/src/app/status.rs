@@ -9,7 +9,7 @@
 use crate::clock::{Clock, wall_ms};
 use arc_swap::ArcSwap;
 use atoll_crdt::{ActorId, VersionVector};
-use atoll_replication::{Counts, Instant, LinkStatus, Readiness, RegionName, Verification};
+use atoll_replication::{Counts, Instant, LinkStatus, PeerVerdict, Readiness, RegionName, Verification};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub counts: Counts,
     /// What comparing this node with all others has found, if it was asked to.
     pub verification: Option<Arc<Verification>>,
+    /// Which rows differ where a peer's root did at an equal context: an alarm.
+    pub divergent: Vec<Arc<PeerVerdict>>,
     /// Damaged rows that were not repaired yet: an alarm.
     pub holes: usize,
     /// Actors whose streams wait, because of a stamp too far ahead of this node's clock, say: an alarm.
@@ -84,6 +86,7 @@ impl Snapshot {
             regions: Vec::new(),
             counts: Counts::default(),
             verification: None,
+            divergent: Vec::new(),
             holes: 0,
             parked_actors: 0,
             pending_bytes: 0,

@@ -132,7 +132,7 @@ pub(super) const KEYS: &[Key] = &[
         "scrub.interval",
         Duration,
         Some("168h"),
-        "Every stored row is read and checked once in this time, at an even pace; 0s: never, unless roots differ.",
+        "Every stored row is read and checked once in this time, at an even pace; 0s: never, unless roots differ or `POST /admin/scrub` asks.",
     ),
     key("cache.bytes", Bytes, Some("256MiB"), "Memory for rows that are kept at hand."),
     key("limits.connections", Integer, Some("4096"), "Open connections a listener; one more is closed."),

@@ -210,6 +210,11 @@ impl NodeStore {
         }
     }
 
+    /// Has every row read at once; `false` while that is done already.
+    pub fn begin_scrub(&self) -> bool {
+        self.scrubber.begin()
+    }
+
     /// Writes everything published to the row engine and waits for it, so that the next start has nothing to replay. For
     /// the end of a process; one that ends without it loses nothing.
     pub fn checkpoint(&mut self) {
@@ -333,6 +338,18 @@ impl StoreStats {
     #[must_use]
     pub fn scrub_failures(&self) -> u64 {
         self.scrub.failures.load(Relaxed)
+    }
+
+    /// Rounds of it that came to the last row.
+    #[must_use]
+    pub fn scrub_rounds(&self) -> u64 {
+        self.scrub.rounds.load(Relaxed)
+    }
+
+    /// Whether a round goes that was asked for.
+    #[must_use]
+    pub fn is_scrubbing(&self) -> bool {
+        self.scrub.is_asked.load(Relaxed)
     }
 
     /// Bytes of an unfinished write that were cut off when the store was opened.

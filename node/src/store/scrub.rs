@@ -16,7 +16,7 @@
 use super::engine::Engine;
 use super::error::{FailureHandler, StoreFailure};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,6 +31,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 pub(super) struct ScrubCounts {
     pub(super) rows: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// Rounds that came to the last row.
+    pub(super) rounds: AtomicU64,
+    /// Whether a round that was asked for goes, or is about to.
+    pub(super) is_asked: AtomicBool,
 }
 
 /// The thread, while this lives.
@@ -39,6 +43,7 @@ pub(super) struct Scrubber {
     /// Asks for a round at once; dropped, the thread ends.
     asks: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+    counts: Arc<ScrubCounts>,
 }
 
 impl Scrubber {
@@ -50,21 +55,29 @@ impl Scrubber {
         on_failure: FailureHandler,
     ) -> std::io::Result<Self> {
         let (asks, asked) = sync_channel(1);
+        let told = Arc::clone(&counts);
         let thread = std::thread::Builder::new().name("atoll-scrub".into()).spawn(move || {
             let mut round = Round { engine: &engine, counts: &counts, after: Vec::new() };
             while let Some(at_once) = wait(&asked, every.map(|every| round.pause(every))) {
-                let mut step = || round.step().map_err(|error| on_failure.tell(StoreFailure::Read(error)));
                 if at_once {
-                    // From here to the end, and from the beginning to the end.
-                    for _ in 0..2 {
-                        while step() == Ok(false) && !is_over(&asked) {}
-                    }
-                } else if step().is_err() {
+                    counts.is_asked.store(true, Relaxed);
+                    round.finish(&asked, &on_failure);
+                    counts.is_asked.store(false, Relaxed);
+                } else if round.step_or_tell(&on_failure).is_err() {
                     return;
                 }
             }
         })?;
-        Ok(Self { asks: Some(asks), thread: Some(thread) })
+        Ok(Self { asks: Some(asks), thread: Some(thread), counts: told })
+    }
+
+    /// The same for somebody who waits for the end of it: `false` while a round goes that was asked for.
+    pub(super) fn begin(&self) -> bool {
+        let begins = !self.counts.is_asked.swap(true, Relaxed);
+        if begins {
+            self.now();
+        }
+        begins
     }
 
     /// Has every row read at once. Asked again meanwhile, one more round follows.
@@ -107,17 +120,49 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
+    /// From here to the end, and then from the beginning to the end.
+    fn finish(&mut self, asked: &Receiver<()>, on_failure: &FailureHandler) {
+        let rounds = if self.after.is_empty() { 1 } else { 2 };
+        for _ in 0..rounds {
+            while self.step_or_tell(on_failure) == Ok(false) && !is_over(asked) {}
+        }
+    }
+
+    /// A failure of the engine ends the process.
+    fn step_or_tell(&mut self, on_failure: &FailureHandler) -> Result<bool, ()> {
+        self.step().map_err(|error| on_failure.tell(StoreFailure::Read(error)))
+    }
+
     /// Looks at the next rows; `true` when that was the last of them.
     fn step(&mut self) -> Result<bool, atoll_crdt::ReadError> {
         let scrubbed = self.engine.scrub(&self.after, ROWS_AT_ONCE)?;
         self.counts.rows.fetch_add(scrubbed.rows, Relaxed);
         self.counts.failures.fetch_add(scrubbed.failures, Relaxed);
         self.after = scrubbed.last.unwrap_or_default();
+        self.counts.rounds.fetch_add(u64::from(self.after.is_empty()), Relaxed);
         Ok(self.after.is_empty())
     }
 
     fn pause(&self, every: Duration) -> Duration {
         let steps = (self.engine.rows_about() / ROWS_AT_ONCE).max(1);
         (every / u32::try_from(steps).unwrap_or(u32::MAX)).min(PAUSE_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_was_asked_for_is_not_begun_again_before_its_end() {
+        let (asks, asked) = sync_channel(1);
+        let scrubber = Scrubber { asks: Some(asks), thread: None, counts: Arc::default() };
+        assert!(scrubber.begin());
+        assert_eq!(asked.try_recv(), Ok(()));
+        assert!(!scrubber.begin());
+        assert!(asked.try_recv().is_err(), "nothing more is asked for");
+        // The thread has come to its end.
+        scrubber.counts.is_asked.store(false, Relaxed);
+        assert!(scrubber.begin());
     }
 }

@@ -33,7 +33,7 @@ impl Replica {
             } else if link.is_live() && link.ping_at <= now {
                 link.ping_at = now + limits.ping_every;
                 let sent_us = now.as_micros();
-                let ask = match link.version() {
+                let ask = match link.version {
                     0..=1 => Message::Ping { sent_us },
                     _ => Message::Probe { sent_us, whole: link.wants_whole },
                 };
@@ -140,7 +140,7 @@ impl Replica {
                 link.told.join(&news);
                 link.told_log.clone_from(&self.log);
                 link.told_at = now;
-                let message = match link.version() {
+                let message = match link.version {
                     0..=1 => Message::Durable(news, self.log.clone()),
                     _ => Message::News(news, log),
                 };
@@ -159,7 +159,7 @@ impl Replica {
             if !link.foreign_digests && *link.peer() == self.durable && link.told == self.durable {
                 link.prove_at = now + every;
                 let root = store.synced_root();
-                let message = match link.version() {
+                let message = match link.version {
                     0..=1 => Message::Root { durable: self.durable.clone(), root },
                     _ => Message::Proof { durable: VectorDigest::of([&self.durable]), root },
                 };
@@ -170,15 +170,18 @@ impl Replica {
 
     /// Equal contexts have equal rows; where they have not, somebody's are wrong. Both sides read all of theirs: whoever finds
     /// damage repairs it. If neither does, only an operator can say whose are: with equal contexts, what one side lacks the
-    /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe.
+    /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe. It is told which rows it is about.
     pub(super) fn on_root(&mut self, id: LinkId, durable: VectorDigest, root: Cell, store: &dyn Store) {
-        let comparable = self.links.get(&id).is_some_and(|link| !link.foreign_digests) && self.holes.is_empty();
-        if comparable && durable == VectorDigest::of([&self.durable]) {
+        let Some(link) = self.links.get(&id).filter(|link| !link.foreign_digests) else { return };
+        if durable == VectorDigest::of([&self.durable]) && self.holes.is_empty() {
+            let (node, region) = (link.node.clone(), link.region.clone());
+            let equal = root == store.synced_root();
             self.counts.proofs += 1;
-            if root != store.synced_root() {
+            if !equal {
                 self.counts.divergences += 1;
                 store.scrub();
             }
+            self.roots_compared(node, region, equal);
         }
     }
 

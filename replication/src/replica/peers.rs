@@ -33,9 +33,14 @@ impl Replica {
         self.links.insert(id, link);
     }
 
+    /// Versions that are spoken here: oldest and newest.
+    fn protocol(&self) -> (u16, u16) {
+        (PROTOCOL.0, self.config.limits.protocol_max)
+    }
+
     fn hello(&self) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol: self.protocol(),
             cluster: self.config.cluster.clone(),
             node: self.config.node.as_str().into(),
             region: self.config.region.as_str().into(),
@@ -118,7 +123,8 @@ impl Replica {
 
     fn on_hello(&mut self, id: LinkId, hello: Hello, out: &mut Vec<Effect>) -> Result<(), DisconnectReason> {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
-        if hello.protocol.0 > PROTOCOL.1 || hello.protocol.1 < PROTOCOL.0 {
+        let (oldest, newest) = self.protocol();
+        if hello.protocol.0 > newest || hello.protocol.1 < oldest {
             return Err(DisconnectReason::Version);
         }
         let named = hello.node == link.node.as_str() && hello.region == link.region.as_str();
@@ -138,8 +144,9 @@ impl Replica {
         let (node, region) = (link.node.clone(), link.region.clone());
         let founded = hello.founded;
         self.founded_ms = if founded { self.founded_ms.min(hello.founded_ms) } else { self.founded_ms };
+        link.version = hello.protocol.1.min(newest);
         link.hello = Some(hello);
-        if link.version() >= 2 {
+        if link.version >= 2 {
             out.push(Effect::Send(id, Message::Details(Details { digests: self.config.digests })));
         }
         for (dot, own) in ours {
@@ -166,7 +173,7 @@ impl Replica {
 
     /// `node` said whether it has data, over whichever connection.
     fn seeds_answered(&mut self, node: &NodeName, founded: bool, durable: &VersionVector) {
-        if !founded && !durable.is_empty() {
+        if !founded && !durable.is_empty() && !is(Mutant::FoundBesideJoining) {
             // It is joining itself. There is data, so nobody founds anew; who has all of it is not known yet.
             return;
         }
@@ -270,6 +277,7 @@ impl Replica {
         for node in self.roster.update(&self.config.node, &self.config.regions, members) {
             self.freshness.forget(&node);
             self.held_by.remove(&node);
+            self.doubts.remove(&node);
             self.drop_links_of(&node, DisconnectReason::Removed, out);
         }
         let here = |member: &&Member| member.node != self.config.node && !self.roster.is_removed(&member.node);

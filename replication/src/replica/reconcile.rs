@@ -327,7 +327,7 @@ impl Replica {
 /// Whether the peer knows what came after the first version of the protocol: holes, layers that are taken up, what was taken in,
 /// and checksums of chunks.
 fn speaks_new(link: &Link) -> bool {
-    link.version() >= 2
+    link.version >= 2
 }
 
 /// Says something on a link that stands, and counts it against the window.

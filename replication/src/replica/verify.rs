@@ -45,6 +45,8 @@ pub(super) struct Verifying {
 struct Peer {
     node: NodeName,
     region: RegionName,
+    /// Whether a root asks for it, and not an operator.
+    doubted: bool,
     stage: Stage,
     /// When it is given up.
     until: Instant,
@@ -66,9 +68,18 @@ impl Replica {
     }
 
     /// Begins a verification unless one runs.
-    pub(super) fn on_verify(&mut self, store: &dyn Store) {
-        if self.verifying.at.is_some() {
-            return;
+    pub(super) fn on_verify(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
+        match self.verifying.at.take() {
+            Some(peer) if !peer.doubted => {
+                self.verifying.at = Some(peer);
+                return;
+            }
+            // It is compared again afterwards.
+            Some(mut peer) => {
+                self.doubts.entry(peer.node.clone()).and_modify(|doubt| doubt.compare_at = self.now.instant);
+                self.give_up_comparison(&mut peer, out);
+            }
+            None => {}
         }
         self.verifying.queue = self.freshness.members().map(|(node, region)| (node.clone(), region.clone())).collect();
         self.verifying.verdicts = Vec::new();
@@ -77,13 +88,8 @@ impl Replica {
     }
 
     fn next_peer(&mut self, store: &dyn Store) {
-        let now = self.now.instant;
-        self.verifying.at = self.verifying.queue.pop_front().map(|(node, region)| Peer {
-            node,
-            region,
-            stage: Stage::Asking(now, None),
-            until: now + self.config.limits.verify_peer,
-        });
+        let next = self.verifying.queue.pop_front();
+        self.verifying.at = next.map(|(node, region)| self.peer(node, region, false));
         self.verifying.report = Some(Arc::new(Verification {
             count: self.verifying.count,
             running: self.verifying.at.as_ref().map(|peer| peer.node.clone()),
@@ -93,13 +99,32 @@ impl Replica {
         }));
     }
 
+    fn peer(&self, node: NodeName, region: RegionName, doubted: bool) -> Peer {
+        let now = self.now.instant;
+        Peer { node, region, doubted, stage: Stage::Asking(now, None), until: now + self.config.limits.verify_peer }
+    }
+
+    /// Tells the peer that nothing more is asked.
+    fn give_up_comparison(&mut self, peer: &mut Peer, out: &mut Vec<Effect>) {
+        if let Stage::Comparing(comparison, _) = &mut peer.stage {
+            let message = comparison.talk.say(Step::GiveUp);
+            say(&mut self.links, out, comparison.link, message);
+        }
+    }
+
     fn verdict(&mut self, compared: bool, why: &'static str, found: Vec<Contradiction>, more: u64, store: &dyn Store) {
         if let Some(peer) = self.verifying.at.take() {
-            let Peer { node, region, .. } = peer;
+            let Peer { node, region, doubted, .. } = peer;
             let differing = found.len() as u64 + more;
-            self.counts.contradictions += differing;
             let named = found.into_iter().take(NAMED_MAX).collect();
-            self.verifying.verdicts.push(PeerVerdict { node, region, compared, why, differing, named });
+            let verdict = PeerVerdict { node, region, compared, why, differing, named };
+            if doubted {
+                // Its root was counted.
+                self.doubt_examined(verdict);
+                return;
+            }
+            self.counts.contradictions += differing;
+            self.verifying.verdicts.push(verdict);
         }
         self.next_peer(store);
     }
@@ -107,6 +132,11 @@ impl Replica {
     /// Asks the peer that is due, and gives up the one that does not answer.
     pub(super) fn tick_verify(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         let now = self.now.instant;
+        if self.verifying.at.is_none()
+            && let Some((node, region)) = self.next_doubted()
+        {
+            self.verifying.at = Some(self.peer(node, region, true));
+        }
         let Some(peer) = &mut self.verifying.at else { return Ok(()) };
         let link = self.links.values().find(|link| link.node == peer.node && link.is_live());
         let Some(link) = link else {
@@ -114,10 +144,9 @@ impl Replica {
             return Ok(());
         };
         if now >= peer.until {
-            if let Stage::Comparing(comparison, _) = &mut peer.stage {
-                let message = comparison.talk.say(Step::GiveUp);
-                let link = comparison.link;
-                say(&mut self.links, out, link, message);
+            if let Some(mut peer) = self.verifying.at.take() {
+                self.give_up_comparison(&mut peer, out);
+                self.verifying.at = Some(peer);
             }
             self.verdict(false, "it did not answer, or did not catch up, in time", Vec::new(), 0, store);
             return Ok(());

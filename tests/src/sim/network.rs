@@ -20,6 +20,10 @@ pub struct Connection {
 pub struct Fate {
     /// When each copy arrives, in microseconds from now; empty: lost.
     pub arrivals_us: Vec<u64>,
+    /// When the transport has taken it, in microseconds from now.
+    pub taken_us: u64,
+    /// Whether it arrives before something that left before it on the same connection.
+    pub overtakes: bool,
 }
 
 /// The state of the network.
@@ -36,6 +40,10 @@ pub struct Network {
     severed: BTreeSet<(usize, LinkId)>,
     /// For order: when the last message of a directed connection arrives.
     last_arrival_us: BTreeMap<(u64, usize, bool), u64>,
+    /// Until when a directed connection is busy with what it was given.
+    busy_until_us: BTreeMap<(u64, usize), u64>,
+    /// When the last message of a directed connection arrives, whatever it is.
+    last_of_all_us: BTreeMap<(u64, usize), u64>,
 }
 
 impl Network {
@@ -147,6 +155,8 @@ impl Network {
         for arrival in &mut arrivals_us {
             *arrival = (*arrival).max(clear_us);
         }
+        let taken_us = self.taken(from, link, message, now_us, options);
+        arrivals_us.iter_mut().for_each(|arrival| *arrival += taken_us);
         let bulk = matches!(message, Message::Reconcile(_));
         if (bulk || !options.reorder)
             && let Some(id) = self.by_side.get(&(from, link))
@@ -157,6 +167,25 @@ impl Network {
                 *arrival = *last - now_us;
             }
         }
-        Fate { arrivals_us }
+        let mut overtakes = false;
+        if let Some(id) = self.by_side.get(&(from, link)) {
+            let last = self.last_of_all_us.entry((*id, from)).or_default();
+            let first = arrivals_us.iter().min().map_or(0, |after| now_us + after);
+            overtakes = first < *last;
+            *last = arrivals_us.iter().max().map_or(0, |after| now_us + after).max(*last);
+        }
+        Fate { arrivals_us, taken_us, overtakes }
+    }
+
+    /// When a connection of bounded bandwidth has taken a message, after what it was given before.
+    fn taken(&mut self, from: usize, link: LinkId, message: &Message, now_us: u64, options: &Options) -> u64 {
+        let (Some(bandwidth), Some(id)) = (options.bandwidth, self.by_side.get(&(from, link))) else { return 0 };
+        if message.weight() == 0 {
+            // On a stream of its own.
+            return 0;
+        }
+        let busy = self.busy_until_us.entry((*id, from)).or_default();
+        *busy = now_us.max(*busy) + message.weight() as u64 * 1_000_000 / bandwidth;
+        *busy - now_us
     }
 }

@@ -3,6 +3,7 @@
 use super::store::MemStore;
 use super::world::Event;
 use atoll_crdt::VersionVector;
+use atoll_replication::wire::PROTOCOL;
 use atoll_replication::{Position, Readiness, Replica, RequestId};
 use std::collections::BTreeMap;
 
@@ -57,6 +58,8 @@ pub struct Node {
     pub name: usize,
     /// Its region's number.
     pub region: usize,
+    /// The newest version of the protocol that it speaks.
+    pub protocol: u16,
     /// `None` while it is down.
     pub replica: Option<Replica>,
     /// Its disk.
@@ -112,6 +115,7 @@ impl Node {
             index,
             name: index,
             region,
+            protocol: PROTOCOL.1,
             replica: None,
             store,
             boot: 0,

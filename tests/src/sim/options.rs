@@ -44,6 +44,30 @@ pub struct Rare {
     pub lulls: bool,
     /// A member that is removed by force.
     pub removals: bool,
+    /// A member that is drained, and then removed.
+    pub drains: bool,
+    /// Of the wiped disks, all but one at once.
+    pub stampedes: bool,
+}
+
+/// A cluster of which not all nodes speak the newest version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mixed {
+    /// Nodes that begin with the older version, of a thousand; one always does.
+    pub older: u64,
+    /// Whether all speak the newest one when faults are over.
+    pub all_in_the_end: bool,
+}
+
+/// What a source of a reconciliation gets wrong about how much differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CellsFault {
+    /// It takes it for a tenth.
+    Tenth,
+    /// It takes it for ten times as much.
+    Tenfold,
+    /// Its cells are no sums of its rows.
+    Senseless,
 }
 
 /// What one run is like. Shares are per thousand.
@@ -111,6 +135,12 @@ pub struct Options {
     pub closing_rows: usize,
     /// How long what a session left is kept, in milliseconds.
     pub resume_within_ms: u64,
+    /// Nodes of an older version among them.
+    pub mixed: Option<Mixed>,
+    /// Wrong estimates of differences.
+    pub cells_fault: Option<CellsFault>,
+    /// Bytes that a direction of a connection carries a second.
+    pub bandwidth: Option<u64>,
 }
 
 impl Options {
@@ -135,6 +165,8 @@ impl Options {
             forged_tokens: rarely(150),
             lulls: rarely(100),
             removals: false,
+            drains: false,
+            stampedes: false,
         };
         let founding = rare.wipes || rarely(250);
         let (core_only, epilogue, drifts) = (rarely(150), rarely(100), rarely(150));
@@ -164,7 +196,45 @@ impl Options {
         }
         rare.removals = !replaced && !founding && !plain.rot && random.permille(400);
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
-        Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue: core_only || epilogue, ..plain }
+        let epilogue = core_only || epilogue;
+        let drawn = Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue, ..plain };
+        drawn.with_more(&mut Random::new(seed ^ 0x3c_0de5))
+    }
+
+    /// What was thought of later, from a generator of its own: seeds without it play as they did before.
+    fn with_more(mut self, random: &mut Random) -> Self {
+        if random.permille(200) {
+            let older = *random.pick(&[300, 600, 1_000]).unwrap_or(&600);
+            // Damaged rows are repaired by the newest version alone.
+            let all_in_the_end = random.permille(500) || self.rot;
+            self.mixed = Some(Mixed { older, all_in_the_end });
+        }
+        let replaced = self.rare.restores || self.rare.wipes || self.rare.clones || self.core_only;
+        self.rare.drains = !replaced && !self.founding && !self.rot && !self.rare.removals && random.permille(400);
+        self.rare.stampedes = self.rare.wipes && random.permille(700);
+        if self.rare.stampedes {
+            self.log_records_max = self.log_records_max.min(5);
+            self.sources = 1;
+        }
+        if self.mix == Mix::HugeSets {
+            // So many that the opening does not name them and the cells can.
+            self.huge =
+                *random.pick(&[(800, 1_024), (1_000, 2_048), (1_200, 2_048), (1_460, 2_048)]).unwrap_or(&self.huge);
+            self.cells_fault = match random.below(6) {
+                0 => None,
+                1 => Some(CellsFault::Tenth),
+                2 => Some(CellsFault::Senseless),
+                _ => Some(CellsFault::Tenfold),
+            };
+            if self.cells_fault == Some(CellsFault::Tenfold) {
+                // There are more cells than a right guess takes.
+                self.huge = (900, 2_048);
+            }
+        }
+        if self.mix != Mix::HugeSets && random.permille(100) {
+            self.bandwidth = Some(*random.pick(&[20_000, 200_000]).unwrap_or(&200_000));
+        }
+        self
     }
 
     /// Draws a configuration without rare faults.
@@ -205,6 +275,9 @@ impl Options {
             reconcile_memory: *random.pick(&[8 << 20, 0, 0, 400]).unwrap_or(&0),
             closing_rows: *random.pick(&[1_024, 2, 0]).unwrap_or(&0),
             resume_within_ms: *random.pick(&[600_000, 600_000, 1_000]).unwrap_or(&1_000),
+            mixed: None,
+            cells_fault: None,
+            bandwidth: None,
             rot: random.permille(500),
         }
     }

@@ -8,7 +8,7 @@
 //! held is kept for the checks alone, and goes on being what it should be.
 
 use super::layer::Building;
-use atoll_crdt::{ActorId, CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
+use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
     Adoption, Aside, AsideUse, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange,
@@ -40,6 +40,8 @@ pub struct MemStore {
     version: u64,
     /// How often records were dropped because all had them, and whoever needed them.
     pub dropped: (u64, u64),
+    /// Up to where records were dropped because all had them, since this was last taken.
+    dropped_as_held: VersionVector,
     /// What a restart would find if nothing unsynced survived.
     synced_state: Recovered,
     log: BTreeMap<ActorId, BTreeMap<u64, RecordBytes>>,
@@ -98,6 +100,7 @@ impl Default for MemStore {
             synced_root: Cell::EMPTY,
             version: 0,
             dropped: (0, 0),
+            dropped_as_held: VersionVector::new(),
             synced_state: Recovered::default(),
             log: BTreeMap::new(),
             log_records_max: usize::MAX,
@@ -311,6 +314,11 @@ impl MemStore {
         &self.synced
     }
 
+    /// Up to where records were dropped because all had them, since the last call.
+    pub fn take_dropped(&mut self) -> VersionVector {
+        std::mem::take(&mut self.dropped_as_held)
+    }
+
     /// What was appended since the last call.
     pub fn take_appended(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.appended)
@@ -481,6 +489,9 @@ impl Store for MemStore {
                     break;
                 }
                 *if stable { &mut self.dropped.0 } else { &mut self.dropped.1 } += 1;
+                if stable {
+                    self.dropped_as_held.include(Dot::new(*actor, *seq));
+                }
                 records.pop_first();
                 dropped = true;
             }

@@ -3,10 +3,13 @@
 //! **What is not here.** What clients do (`clients`), what breaks (`faults`), what is said between nodes (`wire`),
 //! and how it ends (`ending`).
 
+mod agreement;
+mod cells;
 mod clients;
 mod ending;
 mod faults;
 mod members;
+mod versions;
 mod wire;
 
 use super::checks;
@@ -103,7 +106,7 @@ pub enum Event {
         /// To which other.
         peer: usize,
     },
-    /// A node hears that a member was removed.
+    /// A node hears where members stand.
     Roster {
         /// Which node.
         node: usize,
@@ -203,6 +206,8 @@ pub struct World {
     core: Vec<usize>,
     /// Who bears the name of another, and goes as soon as others hold what it does.
     leaving: Option<(usize, usize)>,
+    /// Who is drained, or was and is gone.
+    draining: Option<usize>,
     /// Who was removed by force, and what of it was carried over by hand.
     removed: Option<usize>,
     carried: VersionVector,
@@ -276,6 +281,7 @@ impl World {
             phase: Phase::Faulty,
             core: Vec::new(),
             leaving: None,
+            draining: None,
             removed: None,
             carried: VersionVector::new(),
             said: BTreeMap::new(),
@@ -283,6 +289,13 @@ impl World {
             trace: None,
             options,
         };
+        match world.options.mix {
+            Mix::Ordinary => {}
+            Mix::HotKeys => world.reach("hot keys"),
+            Mix::HugeSets => world.reach("huge sets"),
+            Mix::Deletes => world.reach("deletes above all"),
+        }
+        world.draw_versions();
         for node in 0..world.nodes.len() {
             world.start(node);
         }
@@ -375,6 +388,7 @@ impl World {
                     self.input(node, Input::Verify)?;
                 }
                 self.input(node, Input::Tick)?;
+                self.check_truncation(node)?;
                 self.look(node);
                 Ok(())
             }
@@ -394,7 +408,7 @@ impl World {
                 self.thaw(node);
                 Ok(())
             }
-            Event::Roster { node } => self.told_of_removal(node),
+            Event::Roster { node } => self.told_of_members(node),
             Event::Resume { node, peer } => self.input(node, Input::Pause(node_name(peer), false)),
             Event::Heal => {
                 if self.phase == Phase::Faulty {
@@ -417,6 +431,7 @@ impl World {
             digests: 0,
             found: false,
             limits: Limits {
+                protocol_max: self.nodes[index].protocol,
                 ping_every: Duration::from_millis(250),
                 prove_every: Duration::from_millis(500),
                 batch_bytes: 2_048,
@@ -443,6 +458,9 @@ impl World {
             self.nodes[index].drift_ppm = self.random.between(0, 2 * drift).cast_signed() - drift.cast_signed();
             self.reach("clocks that drift");
         }
+        if self.nodes[index].clock_off_ms != 0 {
+            self.reach("clocks that are off");
+        }
         if self.phase != Phase::Faulty {
             self.set_clock(index);
         }
@@ -452,7 +470,7 @@ impl World {
         let config = self.config(index);
         let now = self.now(index);
         // From its own rows, as a node has them that was told before it stopped.
-        let members = self.members(self.knows_of_removal(index));
+        let members = self.members(index);
         let node = &mut self.nodes[index];
         node.boot += 1;
         node.syncing = None;
@@ -499,7 +517,7 @@ impl World {
     fn effect(&mut self, index: usize, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Reply(request, outcome) => self.replied(index, request, outcome),
-            Effect::Send(link, message) => self.send(index, link, &message),
+            Effect::Send(link, message) => self.send(index, link, message),
             Effect::Disconnect(link, reason) => self.disconnect(index, link, reason),
         }
     }
@@ -517,6 +535,7 @@ impl World {
             (Readiness::Joining { .. }, Readiness::Serving) => found.push("empty nodes that took all over"),
             _ => {}
         }
+        let joined = found.contains(&"empty nodes that took all over");
         if !replica.parked().is_empty() {
             found.push("streams parked");
         }
@@ -533,6 +552,9 @@ impl World {
         }
         for what in found {
             self.reach(what);
+        }
+        if joined {
+            self.note_join(index);
         }
     }
 
@@ -555,27 +577,5 @@ impl World {
         let Some(position) = node.syncing.take() else { return Ok(()) };
         node.store.sync_to(position);
         self.input(index, Input::Synced(position))
-    }
-
-    // -- checks --------------------------------------------------------------------------------------------------
-
-    fn check_whole(&mut self) -> Result<(), String> {
-        for node in &mut self.nodes {
-            checks::whole(node, &self.history).map_err(|what| format!("n{}: {what}", node.index))?;
-        }
-        self.check_equal_contexts()
-    }
-
-    /// Invariant 12: equal contexts, equal rows.
-    fn check_equal_contexts(&self) -> Result<(), String> {
-        for (i, a) in self.nodes.iter().enumerate() {
-            for b in &self.nodes[i + 1..] {
-                let same = a.replica.is_some() && b.replica.is_some() && a.context == b.context;
-                if same && a.store.rows() != b.store.rows() {
-                    return Err(format!("n{} and n{} have equal contexts and different rows", a.index, b.index));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::sim::node::{Expects, Node, OpenRequest};
 use crate::sim::random::Random;
 use crate::sim::workload;
 use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Seen, VersionVector, counters};
-use atoll_replication::{Command, Input, RequestId, WriteError, WriteOutcome, WriteRequest};
+use atoll_replication::{Command, Fence, Input, RequestId, WriteError, WriteOutcome, WriteRequest};
 use std::time::Duration;
 
 impl World {
@@ -23,6 +23,7 @@ impl World {
         }
         self.at(gap, Event::Action);
         self.take_image();
+        self.remove_drained()?;
         let index = self.random.below(self.nodes.len() as u64) as usize;
         if self.random.permille(self.options.fault_share) {
             return self.fault(index);
@@ -290,6 +291,7 @@ fn refusal(error: &WriteError) -> &'static str {
         WriteError::Damaged => "refused: damaged row",
         WriteError::Overloaded => "refused: overloaded",
         WriteError::Command(_) => "refused: command",
+        WriteError::Fenced(Fence::Draining) => "refused: draining",
         WriteError::Fenced(_) => "refused: fenced",
     }
 }

@@ -106,27 +106,30 @@ impl World {
         let broken = if self.options.core_only { self.choose_broken() } else { Vec::new() };
         self.core.retain(|index| !broken.contains(index));
         self.network.heal();
-        (self.options.loss, self.options.duplication) = (0, 0);
+        (self.options.loss, self.options.duplication, self.options.bandwidth) = (0, 0, None);
         for index in broken {
             self.break_for_ever(index)?;
         }
         for index in self.core.clone() {
             if self.leaving.is_none_or(|(_, stays)| stays != index) {
-                self.begin_anew(index);
+                self.begin_anew(index)?;
             }
         }
         self.resume_links()?;
+        self.end_draining()?;
         self.carry_over()
     }
 
-    pub(super) fn begin_anew(&mut self, index: usize) {
+    pub(super) fn begin_anew(&mut self, index: usize) -> Result<(), String> {
         self.thaw(index);
+        self.finish_rollout(index)?;
         self.nodes[index].stalled_until_us = 0;
         self.nodes[index].store.scrub();
         self.set_clock(index);
         if self.nodes[index].replica.is_none() {
             self.start(index);
         }
+        Ok(())
     }
 
     /// Operators resume what they paused.
@@ -150,6 +153,7 @@ impl World {
         // With the only data gone there is nothing to go on from.
         let mut others = self.nodes.iter().filter(|node| node.index != goes).filter_map(Node::durable);
         if !others.all(VersionVector::is_empty) && self.random.permille(500) {
+            self.reach("copies stopped");
             return self.remove(goes);
         }
         self.leaving = Some((goes, stays));
@@ -166,8 +170,9 @@ impl World {
         // What it has taken in and not synced is somebody else's, or was never acknowledged.
         if node.replica.is_some() && node.context.iter().all(others) {
             self.leaving = None;
+            self.reach("copies stopped");
             self.remove(goes)?;
-            self.begin_anew(stays);
+            self.begin_anew(stays)?;
             self.reach("copies that others took all from");
         }
         Ok(())

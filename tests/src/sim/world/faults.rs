@@ -9,7 +9,7 @@ use crate::sim::node::{Node, Presence};
 use crate::sim::options::Mix;
 use crate::sim::store::MemStore;
 use atoll_crdt::{Dot, VersionVector};
-use atoll_replication::{Input, Recovered};
+use atoll_replication::{Input, Readiness, Recovered};
 
 const YEAR_MS: i64 = 365 * 24 * 3_600 * 1_000;
 
@@ -26,6 +26,8 @@ enum Rarer {
     Clog,
     Operator,
     Remove,
+    Drain,
+    Version,
 }
 
 impl World {
@@ -87,6 +89,8 @@ impl World {
             with(rare.clogs, Rarer::Clog),
             with(rare.operator, Rarer::Operator),
             with(rare.removals && self.removed.is_none() && self.options.nodes > 2, Rarer::Remove),
+            with(rare.drains && self.draining.is_none() && self.options.nodes > 2, Rarer::Drain),
+            with(self.options.mixed.is_some(), Rarer::Version),
         ]
         .into_iter()
         .flatten()
@@ -99,7 +103,14 @@ impl World {
             Rarer::Wipe => {
                 // Two at once ask the same source, which grants one session at a time.
                 let others = if self.options.mix == Mix::HugeSets { 2 } else { 1 };
-                for index in (index..self.nodes.len()).take(others) {
+                let all_but_one = self.options.rare.stampedes && self.random.permille(500);
+                let wiped = if all_but_one {
+                    self.reach("disks wiped all but one");
+                    0..self.nodes.len() - 1
+                } else {
+                    index..(index + others).min(self.nodes.len())
+                };
+                for index in wiped {
                     let cells = self.nodes[index].store.prefix_cells();
                     let store = MemStore::keeping(self.options.log_records_max, cells);
                     self.replace_disk(index, store, Recovered::default(), "disks wiped")?;
@@ -126,6 +137,8 @@ impl World {
                 self.fault_of("clogs");
             }
             Rarer::Remove => self.remove_member(index),
+            Rarer::Drain => self.drain_member(index),
+            Rarer::Version => return self.change_version(index),
             Rarer::Operator => {
                 let peer = self.random.below(self.options.nodes as u64) as usize;
                 if self.nodes[index].is_up() && self.nodes[index].name != peer {
@@ -165,18 +178,43 @@ impl World {
         if !self.stop(index)? {
             return Ok(());
         }
+        self.restart_later(index);
+        Ok(())
+    }
+
+    pub(super) fn restart_later(&mut self, index: usize) {
         let down_us = self.random.between(1_000, 3_000_000);
         self.at(down_us, Event::Restart { node: index });
-        Ok(())
     }
 
     /// Ends a process as a power cut does; says whether there was one.
     pub(super) fn stop(&mut self, index: usize) -> Result<bool, String> {
+        let Some(replica) = &self.nodes[index].replica else { return Ok(false) };
+        if replica.readiness() == Readiness::Starting {
+            self.reach("crashes of processes that have not begun");
+        }
+        let unsynced = self.nodes[index].store.unsynced();
+        let keep = self.random.below(unsynced as u64 + 1) as usize;
+        self.fault_of(if keep < unsynced { "crashes that lose entries" } else { "crashes that lose nothing" });
+        self.end_process(index, keep).map(|()| true)
+    }
+
+    /// Ends a process as an operator does: with everything synced.
+    pub(super) fn stop_cleanly(&mut self, index: usize) -> Result<(), String> {
+        let node = &mut self.nodes[index];
+        if node.replica.is_none() {
+            return Ok(());
+        }
+        node.store.sync_to(node.store.last());
+        self.reach("processes stopped cleanly");
+        self.end_process(index, 0)
+    }
+
+    /// Ends a process; of what was not synced, `keep` entries stay.
+    fn end_process(&mut self, index: usize, keep: usize) -> Result<(), String> {
         self.tally(index);
         let node = &mut self.nodes[index];
-        let Some(replica) = node.replica.take() else { return Ok(false) };
-        let unsynced = node.store.unsynced();
-        let keep = self.random.below(unsynced as u64 + 1) as usize;
+        let Some(replica) = node.replica.take() else { return Ok(()) };
         let recovered = node.store.crash(keep);
         checks::after_crash(replica.durable(), &recovered.clocks.context)?;
         node.recovered = recovered;
@@ -190,8 +228,7 @@ impl World {
             let delay = self.random.between(0, 2_000_000);
             self.at(delay, Event::Hangup { to: other, link, why: None });
         }
-        self.fault_of(if keep < unsynced { "crashes that lose entries" } else { "crashes that lose nothing" });
-        Ok(true)
+        Ok(())
     }
 
     /// Stands still for seconds, now and then for minutes.
@@ -288,7 +325,7 @@ impl World {
         let original = &self.nodes[index];
         let (store, recovered) = original.store.image();
         let mut copy = Node::new(self.nodes.len(), original.region, store);
-        copy.name = original.name;
+        (copy.name, copy.protocol) = (original.name, original.protocol);
         copy.recovered = recovered;
         self.nodes.push(copy);
         self.start(self.nodes.len() - 1);
@@ -302,7 +339,6 @@ impl World {
         self.nodes[index].presence = Presence::Gone;
         self.disk_lost(index, &held);
         self.core.retain(|of| *of != index);
-        self.reach("copies stopped");
         Ok(())
     }
 

@@ -1,52 +1,94 @@
-//! A member that is removed by force while it may still run: the others refuse it, and at the end what it alone holds is
-//! carried over by hand.
+//! Members that leave. One is removed by force while it may still run: the others refuse it, and at the end what it alone
+//! holds is carried over by hand. Another is drained, and removed when some other holds all that it does.
 
 use super::{Event, World, node_name, region};
 use crate::sim::checks;
 use crate::sim::node::{Node, Presence};
 use atoll_crdt::VersionVector;
-use atoll_replication::{Input, Member, Membership, RecordBytes};
+use atoll_replication::{Fence, Input, Member, Membership, RecordBytes};
 
 /// Bytes of records that an operator carries at once: several times for most.
 const CARRIED_BYTES: usize = 600;
 
 impl World {
-    /// The roster as the nodes have it that have heard of a removal.
-    pub(super) fn members(&self, knows: bool) -> Vec<Member> {
-        let membership = |n| if knows && self.removed == Some(n) { Membership::Removed } else { Membership::Active };
+    /// The roster as this node has it: of its own removal nobody tells it.
+    pub(super) fn members(&self, viewer: usize) -> Vec<Member> {
+        let own = self.nodes[viewer].name;
+        let standing = |n| match Some(n) {
+            of if of == self.removed && n != own => Membership::Removed,
+            of if of == self.draining && self.nodes[n].presence == Presence::Gone => Membership::Removed,
+            of if of == self.draining => Membership::Draining,
+            _ => Membership::Active,
+        };
         let member =
-            |n| Member { node: node_name(n), region: region(n % self.options.regions), membership: membership(n) };
+            |n| Member { node: node_name(n), region: region(n % self.options.regions), membership: standing(n) };
         (0..self.options.nodes).map(member).collect()
     }
 
-    /// An operator removes a node by force; the others hear of it one by one.
-    pub(super) fn remove_member(&mut self, index: usize) {
-        self.removed = Some(index);
-        for node in (0..self.nodes.len()).filter(|node| *node != index) {
+    /// All but one hear of a decision, one by one.
+    fn spread_the_word(&mut self, except: Option<usize>) {
+        for node in (0..self.nodes.len()).filter(|node| Some(*node) != except) {
             let after = self.random.between(1_000, 3_000_000);
             self.at(after, Event::Roster { node });
         }
-        self.fault_of("members removed by force");
     }
 
-    pub(super) fn told_of_removal(&mut self, node: usize) -> Result<(), String> {
-        let members = self.members(true);
+    pub(super) fn told_of_members(&mut self, node: usize) -> Result<(), String> {
+        let members = self.members(node);
         self.input(node, Input::Members(members))
     }
 
-    /// Whether a node knows of a removal from its own rows: the removed one does not.
-    pub(super) fn knows_of_removal(&self, index: usize) -> bool {
-        self.removed != Some(self.nodes[index].name)
+    /// An operator removes a node by force.
+    pub(super) fn remove_member(&mut self, index: usize) {
+        self.removed = Some(index);
+        self.spread_the_word(Some(index));
+        self.fault_of("members removed by force");
+    }
+
+    /// An operator begins to drain a node.
+    pub(super) fn drain_member(&mut self, index: usize) {
+        self.draining = Some(index);
+        self.spread_the_word(None);
+        self.fault_of("members drained");
+    }
+
+    /// Switches a drained node off as soon as another holds all that it does.
+    pub(super) fn remove_drained(&mut self) -> Result<(), String> {
+        let Some(index) = self.draining.filter(|index| self.nodes[*index].is_up()) else { return Ok(()) };
+        let node = &self.nodes[index];
+        let drained = node.replica.as_ref().is_some_and(|replica| replica.fence() == Some(Fence::Draining));
+        // The one that the operator asks: the others will have it from there.
+        let mut others = self.nodes.iter().filter(|other| other.index != index && other.is_up());
+        let held = others.any(|other| other.durable().is_some_and(|durable| node.context.leq(durable)));
+        if drained && held && node.open.is_empty() {
+            self.reach("drained members removed");
+            self.remove(index)?;
+            self.spread_the_word(Some(index));
+        }
+        Ok(())
+    }
+
+    /// A drain that has not come to its end with the faults is called off; of one that has, everybody knows.
+    pub(super) fn end_draining(&mut self) -> Result<(), String> {
+        let Some(index) = self.draining else { return Ok(()) };
+        if self.nodes[index].presence != Presence::Gone {
+            self.draining = None;
+            self.reach("drains called off");
+        }
+        for node in self.core.clone() {
+            self.told_of_members(node)?;
+        }
+        Ok(())
     }
 
     /// After all faults an operator takes what the removed node alone holds to a member, and switches it off.
     pub(super) fn carry_over(&mut self) -> Result<(), String> {
         let Some(from) = self.removed else { return Ok(()) };
         for node in self.core.clone() {
-            self.told_of_removal(node)?;
+            self.told_of_members(node)?;
         }
         let Some(to) = self.core.first().copied() else { return Ok(()) };
-        self.begin_anew(from);
+        self.begin_anew(from)?;
         let mut beyond = self.nodes[to].durable().cloned().unwrap_or_default();
         let (mut missing, mut held_back) = (0, 0);
         loop {

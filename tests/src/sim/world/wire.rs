@@ -2,7 +2,7 @@
 
 use super::{Event, Phase, World, node_name, region};
 use atoll_replication::wire::{HEADER_BYTES, Header, Message};
-use atoll_replication::{DisconnectReason, Input, LinkId, Readiness, Reconcile, SeedIndex, Step};
+use atoll_replication::{DisconnectReason, Input, LinkId, OpenMore, Readiness, Reconcile, SeedIndex, Step};
 
 const CONNECT_US: u64 = 100_000;
 /// Between two attempts to dial one peer: the first pause, and the longest; a connection that lasted this long ends the
@@ -70,6 +70,7 @@ impl World {
     /// A node ends a connection.
     pub(super) fn disconnect(&mut self, index: usize, link: LinkId, reason: DisconnectReason) -> Result<(), String> {
         self.reach(reason.as_str());
+        self.note_refusal(index, link, reason);
         // Every node here is honest, whatever happened to its disk and its clock.
         if matches!(reason, DisconnectReason::Protocol | DisconnectReason::Impostor | DisconnectReason::Version) {
             return Err(format!("n{index} refuses an honest peer: {}", reason.as_str()));
@@ -101,11 +102,14 @@ impl World {
         if let Message::Reconcile(Reconcile { step, .. }) = &message {
             self.reach(heard(step));
         }
+        self.note_versions(to, link, &message);
         self.input(to, Input::LinkMessage(link, message))
     }
 
-    pub(super) fn send(&mut self, from: usize, link: LinkId, message: &Message) -> Result<(), String> {
+    pub(super) fn send(&mut self, from: usize, link: LinkId, message: Message) -> Result<(), String> {
+        // What the replica counts against the window.
         let weight = message.weight();
+        let message = &self.with_wrong_cells(from, message);
         self.note(from, message);
         let crashes = self.options.crashes && self.phase == Phase::Faulty;
         if let Some((permille, what)) = worst_moment(message)
@@ -115,16 +119,22 @@ impl World {
             self.fault_of(what);
             self.at(1, Event::Crash { node: from });
         }
+        let mut taken_us = 0;
         if let Some((to, other)) = self.network.other_side(from, link) {
             if self.core.contains(&from) && self.core.contains(&to) {
                 *self.said.entry(kind(message)).or_default() += 1;
             }
+            self.check_version(from, to, message)?;
             let fate = self.network.fate((from, link), to, message, self.now_us, &self.options, &mut self.random);
             match fate.arrivals_us.len() {
                 0 => self.reach("messages lost"),
                 1 => {}
                 _ => self.reach("messages repeated"),
             }
+            if fate.overtakes {
+                self.reach("messages that overtake others");
+            }
+            taken_us = fate.taken_us;
             for after_us in fate.arrivals_us {
                 // Through its bytes, as on a real wire.
                 let message = Box::new(recoded(message)?);
@@ -133,7 +143,10 @@ impl World {
         }
         if weight > 0 {
             // Later, as a transport does: what was said before goes out before what this makes room for.
-            self.at(0, Event::Sent { from, link, bytes: weight });
+            if taken_us > 0 {
+                self.reach("messages that wait for bandwidth");
+            }
+            self.at(taken_us, Event::Sent { from, link, bytes: weight });
         }
         Ok(())
     }
@@ -154,6 +167,11 @@ impl World {
             }
             Message::Reconcile(Reconcile { step, place, .. }) => {
                 self.reach(said(step));
+                if let Step::Open(open) = step
+                    && let Some(more) = &open.more
+                {
+                    self.reach(purpose(more));
+                }
                 if matches!(step, Step::Abort) {
                     let serving =
                         self.nodes[from].replica.as_ref().is_some_and(|r| r.readiness() == Readiness::Serving);
@@ -181,14 +199,26 @@ fn worst_moment(message: &Message) -> Option<(u64, &'static str)> {
     }
 }
 
-const fn said(step: &Step) -> &'static str {
+/// What an opening of the second form is for.
+fn purpose(more: &OpenMore) -> &'static str {
+    match (more.holes.ids.is_empty(), more.whole) {
+        (false, _) => "sessions for damaged rows",
+        (true, true) => "sessions that go on with a layer",
+        (true, false) => "sessions for what no log can give",
+    }
+}
+
+fn said(step: &Step) -> &'static str {
     match step {
+        Step::Open(open) if open.more.is_none() => "open of the first form said",
         Step::Open(_) => "open said",
+        Step::Accept { rows: None, .. } => "accept of the first form said",
         Step::Accept { .. } => "accept said",
         Step::Cells(_) => "cells said",
         Step::More { .. } => "more said",
         Step::Want(_) => "want said",
         Step::WantAll => "want all said",
+        Step::States(states) if !states.checked => "states of the first form said",
         Step::States(_) => "states said",
         Step::Taken(_) => "taken said",
         Step::Close => "close said",
@@ -197,14 +227,17 @@ const fn said(step: &Step) -> &'static str {
     }
 }
 
-const fn heard(step: &Step) -> &'static str {
+fn heard(step: &Step) -> &'static str {
     match step {
+        Step::Open(open) if open.more.is_none() => "open of the first form heard",
         Step::Open(_) => "open heard",
+        Step::Accept { rows: None, .. } => "accept of the first form heard",
         Step::Accept { .. } => "accept heard",
         Step::Cells(_) => "cells heard",
         Step::More { .. } => "more heard",
         Step::Want(_) => "want heard",
         Step::WantAll => "want all heard",
+        Step::States(states) if !states.checked => "states of the first form heard",
         Step::States(_) => "states heard",
         Step::Taken(_) => "taken heard",
         Step::Close => "close heard",
