@@ -136,7 +136,10 @@ impl Driver {
                     Err(error) => fail(&error), // D3
                 }
             }
-            Event::Stop => return true,
+            Event::Stop => {
+                self.input(Input::Ending);
+                return true;
+            }
         }
         false
     }

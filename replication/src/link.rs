@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) offset_ms: Option<i64>,
     /// What the peer holds durably, as it said: its context.
     peer: VersionVector,
+    /// What it last told to hold durably in one piece: the other reports are parts, which may get lost one by one.
+    whole: VersionVector,
     /// Where its log cursors are behind that, the seqs with which they go on.
     wanted: VersionVector,
     /// From which seqs on its log can serve, where that is not from the first.
@@ -103,6 +105,7 @@ impl Link {
             rtt: None,
             offset_ms: None,
             peer: VersionVector::new(),
+            whole: VersionVector::new(),
             wanted: VersionVector::new(),
             starts: VersionVector::new(),
             told: VersionVector::new(),
@@ -117,6 +120,16 @@ impl Link {
     /// What the peer holds durably.
     pub(crate) fn peer(&self) -> &VersionVector {
         &self.peer
+    }
+
+    /// All that the peer's process held durably at some moment since it greeted.
+    pub(crate) fn whole(&self) -> &VersionVector {
+        &self.whole
+    }
+
+    /// The peer told all that it holds durably.
+    pub(crate) fn told_whole(&mut self, durable: &VersionVector) {
+        self.whole.join(durable);
     }
 
     /// Whether both sides have greeted.

@@ -40,11 +40,19 @@ pub enum Mutant {
     PullFromContext,
     /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
     RepairFromBehind,
+    /// A marker goes on an actor's own report, whether or not what it had written is here.
+    PurgeUnseen,
+    /// A marker goes although it cuts a run that is live.
+    PurgeOverCut,
+    /// A process speaks for the earlier ones of its disk: what a crash took from them may still arrive.
+    PurgeBySuccessor,
+    /// A process writes on after its last word.
+    WriteAfterLastWord,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -61,6 +69,10 @@ impl Mutant {
         Self::PartsForResumed,
         Self::PullFromContext,
         Self::RepairFromBehind,
+        Self::PurgeUnseen,
+        Self::PurgeOverCut,
+        Self::PurgeBySuccessor,
+        Self::WriteAfterLastWord,
     ];
 }
 

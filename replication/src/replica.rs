@@ -15,6 +15,7 @@
 mod check;
 mod export;
 mod peers;
+mod purge;
 mod reconcile;
 mod reports;
 mod sources;
@@ -153,6 +154,11 @@ pub struct Replica {
     /// Sessions that failed in a row, and on which link the last one did.
     failed: (u32, Option<LinkId>),
     verifying: verify::Verifying,
+    purging: purge::Purging,
+    /// Whether this process put runs of counters, which markers may name.
+    wrote_runs: bool,
+    /// It ends: nothing is written any more. M2
+    ending: bool,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -225,6 +231,9 @@ impl Replica {
             lost_since: None,
             failed: (0, None),
             verifying: verify::Verifying::default(),
+            purging: purge::Purging::new(now.instant),
+            wrote_runs: false,
+            ending: false,
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
@@ -273,6 +282,7 @@ impl Replica {
             Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
             Input::Verify => self.on_verify(&*store),
+            Input::Ending => self.on_ending(store)?,
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,
         }
@@ -285,6 +295,7 @@ impl Replica {
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
+        self.purging.changed(&rows);
         let staging = self.receiving.as_mut().map(|receiver| &mut receiver.staging);
         let staging = staging.or_else(|| self.kept.as_mut().map(|kept| &mut kept.staging));
         let changed: Vec<_> = match staging {
@@ -434,6 +445,7 @@ impl Replica {
         self.tick_truncate(store);
         self.tick_reconcile(store, out);
         self.tick_verify(store, out)?;
+        self.tick_purge(store)?;
         self.tick_join();
         self.pending.expire(self.now.instant, &self.config.limits);
         if !self.parked.is_empty() {

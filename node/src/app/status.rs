@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub verification: Option<Arc<Verification>>,
     /// Damaged rows that were not repaired yet: an alarm.
     pub holes: usize,
+    /// Counters that are known to hold a delete's marker.
+    pub counters_marked: usize,
     /// Actors whose streams wait, because of a stamp too far ahead of this node's clock, say: an alarm.
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
@@ -85,6 +87,7 @@ impl Snapshot {
             counts: Counts::default(),
             verification: None,
             holes: 0,
+            counters_marked: 0,
             parked_actors: 0,
             pending_bytes: 0,
             draining: false,
