@@ -8,12 +8,18 @@
 //! **Concurrent pairs.** add ∥ add: both count. add ∥ delete: exactly the increments that the delete had not seen stay.
 //! delete ∥ delete: like one. A deleted counter is not there; zero is a value.
 //!
+//! **Letting markers go.** A floor stays as long as it may cut a run that somebody writes on with. It can go once every
+//! record of its actor that had not seen the marker is here, and none of them left a run that it cuts: what that actor
+//! writes afterwards begins a run of its own, or goes on with one that a higher floor cuts. No value changes by it
+//! ([`purgeable`]).
+//!
 //! **Why not two `PNCounter`s.** Totals and a baseline, joined as lattices and dropped at zero, lose increments: a live
 //! actor starts again at 1 where another replica still joins (5, 5). The model finds it.
 
 use crate::draft::shared;
 use crate::mutants::{Mutant, is_on};
-use crate::{Count, Dot, Draft, Floor, Floors, Payload, ReadError, Row, RowKey, Run};
+use crate::{ActorId, Count, Dot, Draft, Floor, Floors, Payload, ReadError, Row, RowKey, Run};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// Why an increment was refused. Nothing was changed.
@@ -34,7 +40,7 @@ fn parts(row: &Row) -> impl Iterator<Item = (Dot, &Count)> {
     })
 }
 
-fn raise(floors: &mut Floors, actor: crate::ActorId, floor: Floor) {
+fn raise(floors: &mut Floors, actor: ActorId, floor: Floor) {
     let entry = floors.entry(actor).or_insert(floor);
     *entry = (*entry).max(floor);
 }
@@ -160,5 +166,77 @@ fn mark(draft: &mut Draft<'_>, key: &RowKey) -> Result<(), ReadError> {
         return Ok(());
     }
     draft.stage(key, &row, kills, Some(Payload::Count(Count { run: None, floors: shared(marker) })));
+    Ok(())
+}
+
+/// Markers of a row that can go, or be written anew with fewer floors.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Purge {
+    kills: Vec<Dot>,
+    put: Option<Payload>,
+    floors: usize,
+}
+
+impl Purge {
+    /// How many floors go.
+    #[must_use]
+    pub const fn floors(&self) -> usize {
+        self.floors
+    }
+
+    /// Whether nothing of these markers is left.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.put.is_none()
+    }
+}
+
+/// Whether a row holds a marker that [`purgeable`] may let go of one day.
+#[must_use]
+pub fn has_marker(row: &Row) -> bool {
+    parts(row).any(|(_, count)| count.run.is_none())
+}
+
+/// What may go of a counter's markers. `is_settled(actor, marker)` says that every record of the actor that
+/// had not seen the marker is in the writer's context, and that it writes none any more without having seen it.
+/// `None` while less than half of any marker can go: so each is written anew a few times at most.
+#[must_use]
+pub fn purgeable(row: &Row, is_settled: &mut dyn FnMut(ActorId, Dot) -> bool) -> Option<Purge> {
+    let mut births: BTreeMap<ActorId, u64> = BTreeMap::new();
+    for (dot, run) in parts(row).filter_map(|(dot, count)| Some((dot, count.run?))) {
+        let birth = births.entry(dot.actor).or_insert(run.birth);
+        *birth = run.birth.min(*birth);
+    }
+    let cuts = |actor: &ActorId, floor: &Floor| {
+        births.get(actor).is_some_and(|birth| floor.seq >= *birth) && !is_on(Mutant::PurgeIgnoresRuns)
+    };
+    let (mut purge, mut kept) = (Purge::default(), Floors::new());
+    // A marker that shares its dot with a run stays: put anew, the run would outlive a delete that had seen it, and show a
+    // deleted counter as one of zero.
+    for (dot, count) in parts(row).filter(|(_, count)| count.run.is_none()) {
+        let needed = count.floors.iter().filter(|(actor, floor)| cuts(actor, floor) || !is_settled(**actor, dot));
+        let rest: Vec<_> = needed.collect();
+        if rest.len() * 2 > count.floors.len() {
+            continue;
+        }
+        purge.kills.push(dot);
+        purge.floors += count.floors.len() - rest.len();
+        for (actor, floor) in rest {
+            raise(&mut kept, *actor, *floor);
+        }
+    }
+    if !kept.is_empty() {
+        purge.put = Some(Payload::Count(Count { run: None, floors: shared(kept) }));
+    }
+    (!purge.kills.is_empty()).then_some(purge)
+}
+
+/// Lets them go. The row must not have changed since.
+///
+/// # Errors
+/// The storage failed.
+pub fn purge(draft: &mut Draft<'_>, key: &RowKey, purge: Purge) -> Result<(), ReadError> {
+    let row = draft.row(key)?;
+    draft.stage(key, &row, purge.kills, purge.put);
     Ok(())
 }

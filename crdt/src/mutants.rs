@@ -37,6 +37,8 @@ pub enum Mutant {
     ResetIgnoresShownTotals,
     /// A reset takes a batch's own increments for something that others may have seen.
     ResetKeepsOwnIncrements,
+    /// A marker goes although it cuts a live run.
+    PurgeIgnoresRuns,
     /// An increment kills every actor's run.
     AddKillsEveryRun,
     /// An increment leaves its actor's previous run alive.
@@ -60,7 +62,7 @@ mod switch {
     use core::sync::atomic::{AtomicU8, Ordering};
 
     /// Every mistake.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::MergeIgnoresTheirContext,
         Mutant::MergeIgnoresOwnContext,
         Mutant::ApplyLeavesKillsOut,
@@ -76,6 +78,7 @@ mod switch {
         Mutant::ResetForgetsOldMarkers,
         Mutant::ResetIgnoresShownTotals,
         Mutant::ResetKeepsOwnIncrements,
+        Mutant::PurgeIgnoresRuns,
         Mutant::AddKillsEveryRun,
         Mutant::AddLeavesOldRun,
         Mutant::RegisterFoldsByDot,

@@ -139,7 +139,10 @@ impl Driver {
             Event::Scrub(answer) => {
                 let _ = answer.send(self.store.begin_scrub());
             }
-            Event::Stop => return true,
+            Event::Stop => {
+                self.input(Input::Ending);
+                return true;
+            }
         }
         false
     }

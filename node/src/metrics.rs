@@ -247,6 +247,7 @@ impl Collector for Asking {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         self.replication(out)?;
+        self.counters(out)?;
         self.store(out)?;
         let faults = (self.0.peer_faults)();
         let faults = faults.into_iter().map(|(reason, count)| (Reason { reason }, count));
@@ -330,6 +331,16 @@ impl Asking {
         gauge(out, "pending", help, Some(&Unit::Bytes), snapshot.pending_bytes as f64)?;
         let ready = self.0.status.not_ready_reasons(None).is_empty();
         gauge(out, "ready", "1 when clients may be sent here", None, f64::from(u8::from(ready)))
+    }
+
+    fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let snapshot = self.0.status.snapshot();
+        let help = "Counters that are known here to hold a delete's marker";
+        gauge(out, "counters_marked", help, None, snapshot.counters_marked as f64)?;
+        let help = "Markers of deletes of counters that this node let go";
+        counter(out, "counter_markers_purged", help, snapshot.counts.markers_purged)?;
+        let help = "What those and other markers held of single processes, and this node let go";
+        counter(out, "counter_floors_purged", help, snapshot.counts.floors_purged)
     }
 
     fn store(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -476,6 +487,9 @@ mod tests {
             "atoll_scrub_running 1.0",
             "atoll_holes 0",
             "atoll_rows_repaired_total 0",
+            "atoll_counters_marked 0",
+            "atoll_counter_markers_purged_total 0",
+            "atoll_counter_floors_purged_total 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

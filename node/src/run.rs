@@ -453,6 +453,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
         verification: replica.verification().cloned(),
         divergent: replica.divergent(),
         holes: replica.holes(),
+        counters_marked: replica.counters_marked(),
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
         draining: replica.fence() == Some(Fence::Draining),

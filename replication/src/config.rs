@@ -86,6 +86,8 @@ pub struct Limits {
     pub prove_every: Duration,
     /// Between two times of truncating the log.
     pub truncate_every: Duration,
+    /// Between two rounds of letting counters' markers go. Each looks at 256 counters and searches 512 rows at most.
+    pub purge_every: Duration,
     /// A peer that lacks more than this many records of one actor is catching up rather than live.
     pub catching_up_records: u64,
     /// A clock that differs by more than this from the peers' median refuses writes that it would decide.
@@ -120,6 +122,7 @@ impl Default for Limits {
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),
+            purge_every: Duration::from_secs(5),
             catching_up_records: 1_000,
             skew_max_ms: 250,
         }

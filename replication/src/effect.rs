@@ -121,6 +121,8 @@ pub enum Input {
     Pause(NodeName, bool),
     /// An operator has this node compared with all others.
     Verify,
+    /// The process is about to end in order: it writes nothing any more, and says so to whom it concerns.
+    Ending,
     /// Time has passed; may come late, early or twice.
     Tick,
     /// The driver's queue is empty: what has gathered may go out.

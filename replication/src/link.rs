@@ -73,6 +73,8 @@ pub(crate) struct Link {
     pub(crate) wants_whole: bool,
     /// What the peer holds durably, as it said: its context.
     peer: VersionVector,
+    /// What it last told to hold durably in one piece: the other reports are parts, which may get lost one by one.
+    whole: VersionVector,
     /// Where its log cursors are behind that, the seqs with which they go on.
     wanted: VersionVector,
     /// From which seqs on its log can serve, where that is not from the first.
@@ -123,6 +125,7 @@ impl Link {
             said: None,
             wants_whole: false,
             peer: VersionVector::new(),
+            whole: VersionVector::new(),
             wanted: VersionVector::new(),
             starts: VersionVector::new(),
             told: VersionVector::new(),
@@ -142,6 +145,16 @@ impl Link {
     /// Of all that is known of what the peer holds and of its log.
     pub(crate) fn digest(&self) -> VectorDigest {
         VectorDigest::of([&self.peer, &self.wanted, &self.starts])
+    }
+
+    /// All that the peer's process held durably at some moment since it greeted.
+    pub(crate) fn whole(&self) -> &VersionVector {
+        &self.whole
+    }
+
+    /// The peer told all that it holds durably.
+    pub(crate) fn told_whole(&mut self, durable: &VersionVector) {
+        self.whole.join(durable);
     }
 
     /// Whether both sides have greeted.

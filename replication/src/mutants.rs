@@ -44,11 +44,19 @@ pub enum Mutant {
     JoinForLost,
     /// An empty node founds the cluster although a seed is joining and has some of its data.
     FoundBesideJoining,
+    /// A marker goes on an actor's own report, whether or not what it had written is here.
+    PurgeUnseen,
+    /// A marker goes although it cuts a run that is live.
+    PurgeOverCut,
+    /// A process speaks for the earlier ones of its disk: what a crash took from them may still arrive.
+    PurgeBySuccessor,
+    /// A process writes on after its last word.
+    WriteAfterLastWord,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -67,6 +75,10 @@ impl Mutant {
         Self::RepairFromBehind,
         Self::JoinForLost,
         Self::FoundBesideJoining,
+        Self::PurgeUnseen,
+        Self::PurgeOverCut,
+        Self::PurgeBySuccessor,
+        Self::WriteAfterLastWord,
     ];
 }
 

@@ -17,6 +17,7 @@ mod doubts;
 mod export;
 mod heartbeat;
 mod peers;
+mod purge;
 mod reconcile;
 mod reports;
 mod sources;
@@ -159,6 +160,11 @@ pub struct Replica {
     failed: (u32, Option<LinkId>),
     verifying: verify::Verifying,
     doubts: doubts::Doubts,
+    purging: purge::Purging,
+    /// Whether this process put runs of counters, which markers may name.
+    wrote_runs: bool,
+    /// It ends: nothing is written any more. M2
+    ending: bool,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -229,6 +235,9 @@ impl Replica {
             failed: (0, None),
             verifying: verify::Verifying::default(),
             doubts: doubts::Doubts::new(),
+            purging: purge::Purging::new(now.instant),
+            wrote_runs: false,
+            ending: false,
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
@@ -277,6 +286,7 @@ impl Replica {
             Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
             Input::Verify => self.on_verify(&*store, out),
+            Input::Ending => self.on_ending(store)?,
             Input::Tick => self.on_tick(store, out)?,
             Input::Drained => self.on_drained(store, out)?,
         }
@@ -303,6 +313,7 @@ impl Replica {
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
+        self.purging.changed(&rows);
         let staging = self.receiving.as_mut().map(|receiver| &mut receiver.staging);
         let staging = staging.or_else(|| self.kept.as_mut().map(|kept| &mut kept.staging));
         let changed: Vec<_> = match staging {
@@ -452,6 +463,7 @@ impl Replica {
         self.tick_truncate(store);
         self.tick_reconcile(store, out);
         self.tick_verify(store, out)?;
+        self.tick_purge(store)?;
         self.tick_join();
         self.pending.expire(self.now.instant, &self.config.limits);
         if !self.parked.is_empty() {

@@ -162,6 +162,10 @@ pub struct Counts {
     pub rows_adopted: u64,
     /// Damaged rows of this node that were repaired from peers.
     pub rows_repaired: u64,
+    /// Markers of counters that this node let go.
+    pub markers_purged: u64,
+    /// Actors' floors in markers that this node let go, whole markers included.
+    pub floors_purged: u64,
     /// Comparisons of this node's root with a peer's at equal contexts.
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.

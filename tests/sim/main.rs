@@ -60,9 +60,10 @@ fn seeds_that_once_failed_hold() {
         World::run(Options::plain(seed)).unwrap_or_else(|what| panic!("{what}"));
     }
     // With rarer faults: a node that joined for records whose last disk was wiped waited for ever (1), and empty nodes
-    // founded anew beside one that was joining and had data (1942).
-    // A write that one node had taken in and not synced was called lost when the only disk that held it was gone (10946).
-    for seed in [1, 1942, 10946] {
+    // founded anew beside one that was joining and had data (1942); a write that one node had taken in and not synced was
+    // called lost when the only disk that held it was gone (10946); a counter's marker went on a report of which a part was
+    // lost (1498); records were sent again to a peer whose log state had been overtaken (6462).
+    for seed in [1, 1942, 10946, 1498, 6462] {
         World::run(Options::draw(seed)).unwrap_or_else(|what| panic!("{what}"));
     }
 }

@@ -247,6 +247,7 @@ impl World {
     pub(crate) fn report(&mut self, at: usize) {
         let node = &self.nodes[at];
         let view = if self.variant == Some(Variant::VolatileAck) { &node.state } else { node.durable() };
+        self.said.insert(node.actor, view.context.clone());
         let former = node.former.iter().filter(|actor| **actor != node.actor);
         let held_everywhere = former.map(|actor| {
             let seq = self.nodes.iter().map(|other| other.state.context.get(*actor)).max().unwrap_or(0);

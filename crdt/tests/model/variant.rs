@@ -79,7 +79,9 @@ impl Variant {
             Self::CapAtMerge => "siblings beyond the cap are dropped by whoever holds them, not by a record",
             Self::CounterWithoutMarker => "a counter's reset leaves no marker",
             Self::CounterWithoutBirth => "an actor's total runs on over resets it has seen",
-            Self::PurgeOnReport => "a marker goes once every member reported it, whatever the purger has seen",
+            Self::PurgeOnReport => {
+                "a marker goes once the processes it names saw it, whatever of theirs the purger has seen"
+            }
             Self::PurgeShadowing => "a marker goes while a live total that it cuts is there",
             Self::LatticeCounter => "a counter is two joined maps, dropped at zero once every member saw the reset",
         }

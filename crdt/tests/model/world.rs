@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) sessions: Vec<Session>,
     /// What the others believe is durable at each node.
     pub(crate) reported: Vec<VersionVector>,
+    /// What each process last said of what is durable where it runs.
+    pub(crate) said: BTreeMap<ActorId, VersionVector>,
     /// Backups of each node's disk.
     pub(crate) images: Vec<Vec<Rc<State>>>,
     pub(crate) clients: Vec<Client>,
@@ -55,6 +57,7 @@ impl World {
             nodes,
             sessions: Vec::new(),
             reported: vec![VersionVector::new(); node_count],
+            said: BTreeMap::new(),
             images: vec![Vec::new(); node_count],
             clients: vec![Client::default(), Client::default()],
             readings: vec![Reading::default()],

@@ -6,7 +6,9 @@ use super::variant::Variant;
 use super::wish::{Ghost, Wish, text_of};
 use super::world::{Reading, World};
 use super::{Outcome, demand};
-use atoll_crdt::{Dot, Draft, Floors, Hlc, Op, Payload, Row, RowKey, RowOp, Run, Seen, VersionVector, counters};
+use atoll_crdt::{
+    ActorId, Dot, Draft, Floors, Hlc, Op, Payload, Row, RowKey, RowOp, Run, Seen, VersionVector, counters,
+};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,7 +32,6 @@ impl World {
         if self.dice.chance(self.temper.purge_percent) {
             let counter = self.dice.pick(&[places().counter.clone(), places().p_n_counter()]);
             if let Some(op) = self.purge(at, &counter) {
-                self.count("markers purged");
                 return self.write_record(at, vec![Op::Row(op)], &[], None).map(Some);
             }
         }
@@ -196,6 +197,17 @@ impl World {
 
     // -- markers ------------------------------------------------------------------------------------------------
 
+    /// Every record of `actor` that had not seen the marker is here: the process itself said so, or is this one. A process
+    /// that ended before it saw the marker never says it, and its successors cannot say it instead: records of it may be
+    /// on their way.
+    fn is_settled(&self, at: usize, actor: ActorId, marker: Dot) -> bool {
+        let blind = self.variant == Some(Variant::PurgeOnReport);
+        let context = &self.nodes[at].state.context;
+        let by_itself =
+            |said: &VersionVector| said.covers(marker) && (blind || context.covers(Dot::new(actor, said.get(actor))));
+        actor == self.nodes[at].actor || self.said.get(&actor).is_some_and(by_itself)
+    }
+
     /// Every member reported a durable context with `dot`, and this node has seen all that those hold.
     fn is_stable(&self, at: usize, dot: Dot) -> bool {
         let context = &self.nodes[at].state.context;
@@ -203,26 +215,28 @@ impl World {
         self.reported.iter().all(|report| report.covers(dot) && (blind || report.leq(context)))
     }
 
-    /// An ordinary remove of a counter's markers, when nothing needs them any more.
-    fn purge(&self, at: usize, key: &RowKey) -> Option<RowOp> {
+    /// What the real code lets go of a counter's markers.
+    fn purge(&mut self, at: usize, key: &RowKey) -> Option<RowOp> {
         let row = self.nodes[at].state.rows.get(key);
-        let floors = counters::floors(&row);
-        let mut markers = Vec::new();
-        for (dot, payload) in row.iter() {
-            let Payload::Count(count) = payload else {
-                continue;
-            };
-            let Some(run) = count.run else {
-                markers.push(dot);
-                continue;
-            };
-            let is_cut = floors.get(&dot.actor).is_some_and(|floor| floor.seq >= run.birth);
-            if is_cut && self.variant != Some(Variant::PurgeShadowing) {
-                return None;
-            }
+        let node = &self.nodes[at];
+        let mut looked_at = Row::clone(&row);
+        if self.variant == Some(Variant::PurgeShadowing) {
+            let is_run = |payload: &Payload| matches!(payload, Payload::Count(count) if count.run.is_some());
+            let runs: Vec<Dot> = row.iter().filter(|(_, payload)| is_run(payload)).map(|(dot, _)| dot).collect();
+            looked_at.kill(&runs);
         }
-        let ripe = !markers.is_empty() && markers.iter().all(|dot| self.is_stable(at, *dot));
-        ripe.then(|| RowOp { key: key.clone(), kills: markers, put: None })
+        let own = node.actor;
+        let purge = counters::purgeable(&looked_at, &mut |actor, marker| self.is_settled(at, actor, marker))?;
+        let dot = Dot::new(own, node.state.cursor.get(own) + 1);
+        let mut draft = Draft::new(&node.state.rows, dot, Hlc::default(), &node.state.context, None);
+        let what = if purge.is_whole() { "markers purged" } else { "markers written anew" };
+        counters::purge(&mut draft, key, purge).expect("the model's rows can be read");
+        let op = draft.into_ops().into_iter().find_map(|op| match op {
+            Op::Row(op) => Some(op),
+            Op::Clear(_) => None,
+        });
+        self.count(what);
+        op
     }
 
     // -- the lattice mutant -------------------------------------------------------------------------------------

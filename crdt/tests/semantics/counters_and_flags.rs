@@ -167,6 +167,46 @@ fn a_batch_with_an_older_context_that_adds_and_deletes_takes_what_was_shown() {
 }
 
 #[test]
+fn a_marker_goes_when_nobody_writes_on_with_what_it_cuts() {
+    let (mut a, mut b) = two_regions();
+    a.write(add(5));
+    meet(&mut a, &mut b);
+    a.write(add(1));
+    b.write(delete);
+    meet(&mut a, &mut b);
+    let all_settled = |replica: &Replica| counters::purgeable(&replica.row(&stock()), &mut |_, _| true);
+    assert_eq!(all_settled(&b), None, "it cuts the run that a goes on with");
+    a.write(delete);
+    meet(&mut a, &mut b);
+    assert_eq!(counters::purgeable(&b.row(&stock()), &mut |_, _| false), None, "a may have written unseen");
+    let purge = all_settled(&b).expect("nothing needs it any more");
+    assert!(purge.is_whole());
+    let purged = b.write(|draft| counters::purge(draft, &stock(), purge).expect("readable"));
+    assert!(b.row(&stock()).is_empty());
+    a.write(add(3));
+    assert!(a.receive(&purged), "what it builds on is there");
+    assert_eq!(value(&a), Some(3), "a run that was born after the delete is whole");
+}
+
+#[test]
+fn a_marker_is_written_anew_without_those_who_have_seen_it() {
+    let (mut a, mut b) = two_regions();
+    a.write(add(5));
+    b.write(add(7));
+    meet(&mut a, &mut b);
+    a.write(add(1));
+    b.write(delete);
+    meet(&mut a, &mut b);
+    let own = b.actor;
+    let purge = counters::purgeable(&b.row(&stock()), &mut |actor, _| actor == own).expect("half of it may go");
+    assert!(!purge.is_whole());
+    b.write(|draft| counters::purge(draft, &stock(), purge).expect("readable"));
+    assert_eq!(value(&b), Some(1), "what was cut stays cut");
+    meet(&mut a, &mut b);
+    assert!(counters::floors(&a.row(&stock())).keys().eq([&a.actor]));
+}
+
+#[test]
 fn an_increment_beyond_the_range_is_refused_and_sums_are_kept_wider() {
     let (mut a, mut b) = two_regions();
     a.write(add(i64::MAX));

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub divergent: Vec<Arc<PeerVerdict>>,
     /// Damaged rows that were not repaired yet: an alarm.
     pub holes: usize,
+    /// Counters that are known to hold a delete's marker.
+    pub counters_marked: usize,
     /// Actors whose streams wait, because of a stamp too far ahead of this node's clock, say: an alarm.
     pub parked_actors: usize,
     /// Bytes of records held back because something before them is missing.
@@ -88,6 +90,7 @@ impl Snapshot {
             verification: None,
             divergent: Vec::new(),
             holes: 0,
+            counters_marked: 0,
             parked_actors: 0,
             pending_bytes: 0,
             draining: false,

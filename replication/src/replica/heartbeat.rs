@@ -81,7 +81,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), DisconnectReason> {
         self.on_answer(id, sent_us, wall_ms, durable, out)?;
-        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.told_whole(durable);
         let node = link.node.clone();
         self.freshness.answered(&node, Instant::from_micros(sent_us), durable, &self.durable);
         Ok(())
@@ -99,6 +100,7 @@ impl Replica {
             return Ok(());
         }
         let (node, held, sent) = (link.node.clone(), link.peer().clone(), Instant::from_micros(beat.sent_us));
+        link.told_whole(&held);
         if link.said.as_ref().is_none_or(|said| said.asked <= sent) {
             link.said = Some(Said { asked: sent, volatile: beat.volatile, links: beat.links });
         }

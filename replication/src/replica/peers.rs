@@ -139,6 +139,7 @@ impl Replica {
         let (now, limits) = (self.now.instant, self.config.limits);
         let ours: Vec<_> = self.clocks.cursor.iter().map(|dot| (dot, self.is_own(dot.actor))).collect();
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.told_whole(&hello.durable);
         link.reported(&hello.durable, now, &limits);
         link.reported_log(hello.log.clone(), now, &limits);
         let (node, region) = (link.node.clone(), link.region.clone());

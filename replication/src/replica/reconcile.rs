@@ -133,6 +133,7 @@ impl Replica {
             adoption.cursor = VersionVector::new();
         }
         let changes = adoption.row_changes(&*store)?;
+        self.purging.all_changed();
         self.counts.sessions_finished += 1;
         self.counts.sessions_on_disk += u64::from(adoption.layer.is_some());
         self.counts.further_passes += u64::from(closed.passes.saturating_sub(1));

@@ -1,5 +1,6 @@
 //! The write path: from a request to an answer that is durable.
 
+use super::purge::puts_runs;
 use super::{Replica, Unsynced};
 use crate::command::{CommandError, check_size};
 use crate::effect::{Effect, RequestId, WriteError, WriteOutcome, WriteRequest};
@@ -10,7 +11,7 @@ use crate::status::Readiness;
 use crate::store::{Position, Store};
 use crate::waits::{is_covered, needs};
 use alloc::vec::Vec;
-use atoll_crdt::{ClockError, Dot, Draft, Hlc, ReadError};
+use atoll_crdt::{ClockError, Dot, Draft, Hlc, Op, ReadError};
 
 impl Replica {
     pub(super) fn on_write(
@@ -20,7 +21,8 @@ impl Replica {
         store: &mut dyn Store,
         out: &mut Vec<Effect>,
     ) -> Result<(), ReadError> {
-        let refused = if self.readiness() != Readiness::Serving {
+        let ended = self.ending && !is(Mutant::WriteAfterLastWord);
+        let refused = if ended || self.readiness() != Readiness::Serving {
             Some(WriteError::NotReady)
         } else if let Some(fence) = self.fence().filter(|fence| fences(*fence, &write)) {
             Some(WriteError::Fenced(fence))
@@ -57,8 +59,7 @@ impl Replica {
     /// Makes the record, appends it, and keeps the answer until it is durable.
     fn write(&mut self, request: RequestId, write: &WriteRequest, store: &mut dyn Store) -> Result<(), WriteError> {
         let at = self.stamp(write)?;
-        let dot = Dot::new(self.actor, self.clocks.cursor.get(self.actor) + 1);
-        let mut draft = Draft::new(store, dot, at, &self.clocks.context, write.seen.as_ref());
+        let mut draft = Draft::new(store, self.next_dot(), at, &self.clocks.context, write.seen.as_ref());
         let mut answers = Vec::with_capacity(write.commands.len());
         for command in &write.commands {
             answers.push(command.run(&mut draft)?);
@@ -68,17 +69,7 @@ impl Replica {
         let dot = if ops.is_empty() {
             None
         } else {
-            let mut deps = self.clocks.context.beyond(&self.deps);
-            if is(Mutant::ForgetDeps) {
-                deps = deps.meet(&self.deps);
-            }
-            deps = deps.iter().filter(|dep| dep.actor != self.actor).collect();
-            let record = Record { dot, at, deps, ops };
-            let bytes = record.encode();
-            check_size(bytes.as_bytes().len())?;
-            self.append_record(&record, bytes, store).map_err(CommandError::Read)?;
-            self.deps.join(&record.deps);
-            self.counts.written += 1;
+            let dot = self.append_own(at, ops, store)?;
             token.include(dot);
             Some(dot)
         };
@@ -91,6 +82,29 @@ impl Replica {
             deadline: self.now.instant + write.regions_wait,
         });
         Ok(())
+    }
+
+    /// The dot that this process's next record will have.
+    pub(super) fn next_dot(&self) -> Dot {
+        Dot::new(self.actor, self.clocks.cursor.get(self.actor) + 1)
+    }
+
+    /// Makes a record of this process's own and appends it.
+    pub(super) fn append_own(&mut self, at: Hlc, ops: Vec<Op>, store: &mut dyn Store) -> Result<Dot, CommandError> {
+        let dot = self.next_dot();
+        let mut deps = self.clocks.context.beyond(&self.deps);
+        if is(Mutant::ForgetDeps) {
+            deps = deps.meet(&self.deps);
+        }
+        deps = deps.iter().filter(|dep| dep.actor != self.actor).collect();
+        let record = Record { dot, at, deps, ops };
+        let bytes = record.encode();
+        check_size(bytes.as_bytes().len())?;
+        self.append_record(&record, bytes, store)?;
+        self.deps.join(&record.deps);
+        self.wrote_runs |= puts_runs(&record.ops);
+        self.counts.written += 1;
+        Ok(dot)
     }
 
     fn stamp(&mut self, write: &WriteRequest) -> Result<Hlc, WriteError> {

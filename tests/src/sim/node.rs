@@ -66,6 +66,8 @@ pub struct Node {
     pub store: MemStore,
     /// How often it began.
     pub boot: u64,
+    /// Whether its process was told to end.
+    pub ending: bool,
     /// How far its wall clock is off, in milliseconds.
     pub clock_off_ms: i64,
     /// How fast the wall clock runs beside true time, in parts of a million.
@@ -119,6 +121,7 @@ impl Node {
             replica: None,
             store,
             boot: 0,
+            ending: false,
             clock_off_ms: 0,
             drift_ppm: 0,
             presence: Presence::Here,

@@ -89,6 +89,13 @@ pub enum Event {
         /// Whose.
         node: usize,
     },
+    /// A process that was told to end is gone.
+    Ended {
+        /// Whose.
+        node: usize,
+        /// Which of its processes.
+        boot: u64,
+    },
     /// A process begins.
     Restart {
         /// Whose.
@@ -125,6 +132,7 @@ impl Event {
             | Self::SyncDone { node, .. }
             | Self::Tick { node, .. }
             | Self::Roster { node }
+            | Self::Ended { node, .. }
             | Self::Resume { node, .. } => Some(*node),
             Self::Connect
             | Self::Action
@@ -335,6 +343,8 @@ impl World {
             ("further passes over a layer", counts.further_passes),
             ("rows repaired", counts.rows_repaired),
             ("rows adopted", counts.rows_adopted),
+            ("markers let go", counts.markers_purged),
+            ("floors let go", counts.floors_purged),
             ("roots compared", counts.proofs),
             ("records dropped that all have", dropped.0),
             ("records dropped that somebody needs", dropped.1),
@@ -396,6 +406,8 @@ impl World {
             Event::Action => self.action(),
             Event::Crash { node } if self.phase == Phase::Faulty => self.crash(node),
             Event::Crash { .. } => Ok(()),
+            Event::Ended { node, boot } if self.nodes[node].boot == boot => self.crash(node),
+            Event::Ended { .. } => Ok(()),
             // A copy that stands still begins when its turn comes.
             Event::Restart { node } if self.leaving.is_some_and(|(_, stays)| stays == node) => Ok(()),
             Event::Restart { node } => {
@@ -443,6 +455,7 @@ impl World {
                 resume_bytes_min: 0,
                 resume_within: Duration::from_millis(self.options.resume_within_ms),
                 sources: self.options.sources,
+                purge_every: Duration::from_millis(100),
                 catching_up_records: 20,
                 ..Limits::default()
             },
@@ -473,6 +486,7 @@ impl World {
         let members = self.members(index);
         let node = &mut self.nodes[index];
         node.boot += 1;
+        node.ending = false;
         node.syncing = None;
         node.context = node.recovered.clocks.context.clone();
         node.cursor = node.recovered.clocks.cursor.clone();

@@ -102,6 +102,11 @@ impl World {
         self.core = (0..self.nodes.len())
             .filter(|index| self.nodes[*index].presence != Presence::Gone && self.removed != Some(*index))
             .collect();
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].ending {
+                self.stop(index)?;
+            }
+        }
         self.stop_a_copy()?;
         let broken = if self.options.core_only { self.choose_broken() } else { Vec::new() };
         self.core.retain(|index| !broken.contains(index));

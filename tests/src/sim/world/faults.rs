@@ -67,7 +67,7 @@ impl World {
             return self.rare_fault(fault, index);
         }
         if self.options.crashes && self.random.permille(500) {
-            return self.crash(index);
+            return if self.random.permille(300) { self.end_in_order(index) } else { self.crash(index) };
         }
         if self.options.partitions {
             self.cut(index);
@@ -185,6 +185,18 @@ impl World {
     pub(super) fn restart_later(&mut self, index: usize) {
         let down_us = self.random.between(1_000, 3_000_000);
         self.at(down_us, Event::Restart { node: index });
+    }
+
+    /// Tells a process to end, as an operator does who takes a new version into use; it is gone a while later.
+    fn end_in_order(&mut self, index: usize) -> Result<(), String> {
+        if !self.nodes[index].is_up() || self.nodes[index].ending {
+            return Ok(());
+        }
+        self.nodes[index].ending = true;
+        let (after, boot) = (self.random.between(1_000, 300_000), self.nodes[index].boot);
+        self.at(after, Event::Ended { node: index, boot });
+        self.fault_of("processes that end in order");
+        self.input(index, Input::Ending)
     }
 
     /// Ends a process as a power cut does; says whether there was one.
