@@ -8,6 +8,7 @@ mod cells;
 mod clients;
 mod ending;
 mod faults;
+mod founding;
 mod members;
 mod versions;
 mod wire;
@@ -473,6 +474,7 @@ impl World {
         let node = &mut self.nodes[index];
         node.boot += 1;
         node.syncing = None;
+        node.has_said_none.clear();
         node.context = node.recovered.clocks.context.clone();
         node.cursor = node.recovered.clocks.cursor.clone();
         let mut replica =
@@ -502,8 +504,10 @@ impl World {
         for input in [input, Input::Drained] {
             let node = &mut self.nodes[index];
             let Some(replica) = &mut node.replica else { return Ok(()) };
+            let before = replica.readiness();
             replica.handle(now, input, &mut node.store, &mut effects).map_err(|error| error.to_string())?;
             checks::after_step(node, &mut self.history).map_err(|what| format!("n{index}: {what}"))?;
+            self.check_founding(index, before)?;
         }
         self.begin_sync(index);
         for effect in effects {
