@@ -1,6 +1,7 @@
 //! Every known-wrong variant of the protocol must be caught by the simulator, within a bounded number of seeds.
 //!
-//! Needs the feature: `cargo test -p atoll-tests --features mutants --test mutants`.
+//! Needs the feature: `cargo test -p atoll-tests --features mutants --test mutants`. `ATOLL_MUTANT` names the only one to be
+//! played.
 
 use atoll_replication::mutants::{Mutant, choose};
 use atoll_tests::sim::{Options, World};
@@ -39,7 +40,9 @@ fn first_failure(seeds: u64) -> Option<(u64, String)> {
 // One test: the choice is the process's.
 #[test]
 fn every_mutant_is_caught() {
-    for mutant in Mutant::ALL {
+    let only = std::env::var("ATOLL_MUTANT").ok();
+    let is_meant = |mutant: &Mutant| only.as_ref().is_none_or(|name| format!("{mutant:?}") == *name);
+    for mutant in Mutant::ALL.into_iter().filter(is_meant) {
         choose(mutant);
         let (seed, what) = first_failure(SEEDS_MAX).unwrap_or_else(|| panic!("{mutant:?} survived {SEEDS_MAX} seeds"));
         println!("{mutant:?}: caught by seed {seed}: {}", what.chars().take(160).collect::<String>());

@@ -82,6 +82,8 @@ pub struct Node {
     pub held_once: VersionVector,
     /// An older state of its disk.
     pub image: Option<(MemStore, atoll_replication::Recovered)>,
+    /// Whether a peer that greeted this process ever had no data.
+    pub has_said_none: BTreeMap<usize, bool>,
     /// Where it stood when last looked at.
     pub readiness: Readiness,
     /// The state that [`super::checks::whole`] last found right.
@@ -129,6 +131,7 @@ impl Node {
             stalled_until_us: 0,
             held_once: VersionVector::new(),
             image: None,
+            has_said_none: BTreeMap::new(),
             readiness: Readiness::Asking,
             checked: None,
             context: VersionVector::new(),

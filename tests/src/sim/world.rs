@@ -8,6 +8,7 @@ mod cells;
 mod clients;
 mod ending;
 mod faults;
+mod founding;
 mod members;
 mod versions;
 mod wire;
@@ -488,6 +489,7 @@ impl World {
         node.boot += 1;
         node.ending = false;
         node.syncing = None;
+        node.has_said_none.clear();
         node.context = node.recovered.clocks.context.clone();
         node.cursor = node.recovered.clocks.cursor.clone();
         let mut replica =
@@ -517,8 +519,10 @@ impl World {
         for input in [input, Input::Drained] {
             let node = &mut self.nodes[index];
             let Some(replica) = &mut node.replica else { return Ok(()) };
+            let before = replica.readiness();
             replica.handle(now, input, &mut node.store, &mut effects).map_err(|error| error.to_string())?;
             checks::after_step(node, &mut self.history).map_err(|what| format!("n{index}: {what}"))?;
+            self.check_founding(index, before)?;
         }
         self.begin_sync(index);
         for effect in effects {

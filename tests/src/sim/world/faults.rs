@@ -107,6 +107,9 @@ impl World {
                 let wiped = if all_but_one {
                     self.reach("disks wiped all but one");
                     0..self.nodes.len() - 1
+                } else if self.options.rare.stampedes && self.random.permille(500) {
+                    // The one that was left, while the others take it over.
+                    self.nodes.len() - 1..self.nodes.len()
                 } else {
                     index..(index + others).min(self.nodes.len())
                 };

@@ -103,6 +103,9 @@ impl World {
             self.reach(heard(step));
         }
         self.note_versions(to, link, &message);
+        if let Message::Hello(hello) = &message {
+            self.note_answer(to, hello);
+        }
         self.input(to, Input::LinkMessage(link, message))
     }
 
