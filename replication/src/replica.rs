@@ -155,10 +155,6 @@ pub struct Replica {
     failed: (u32, Option<LinkId>),
     verifying: verify::Verifying,
     purging: purge::Purging,
-    /// Whether this process put runs of counters, which markers may name.
-    wrote_runs: bool,
-    /// It ends: nothing is written any more. M2
-    ending: bool,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -232,8 +228,6 @@ impl Replica {
             failed: (0, None),
             verifying: verify::Verifying::default(),
             purging: purge::Purging::new(now.instant),
-            wrote_runs: false,
-            ending: false,
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),
