@@ -161,10 +161,6 @@ pub struct Replica {
     verifying: verify::Verifying,
     doubts: doubts::Doubts,
     purging: purge::Purging,
-    /// Whether this process put runs of counters, which markers may name.
-    wrote_runs: bool,
-    /// It ends: nothing is written any more. M2
-    ending: bool,
     truncated_at: Instant,
     freshness: Freshness,
     counts: Counts,
@@ -236,8 +232,6 @@ impl Replica {
             verifying: verify::Verifying::default(),
             doubts: doubts::Doubts::new(),
             purging: purge::Purging::new(now.instant),
-            wrote_runs: false,
-            ending: false,
             truncated_at: now.instant,
             freshness,
             counts: Counts::default(),

@@ -56,6 +56,10 @@ pub(super) struct Purging {
     /// Where all last words are.
     words: Option<CollectionKey>,
     round_at: Instant,
+    /// Whether this process put runs of counters, which markers may name.
+    pub(super) wrote_runs: bool,
+    /// It ends: nothing is written any more. M2
+    pub(super) ending: bool,
 }
 
 impl Purging {
@@ -69,6 +73,8 @@ impl Purging {
             ended: None,
             words: CollectionKey::new("_system", DataType::Set, "ended").ok(),
             round_at: now,
+            wrote_runs: false,
+            ending: false,
         }
     }
 
@@ -168,7 +174,7 @@ impl Replica {
             return Ok(());
         }
         self.purging.round_at = now;
-        let may = !self.ending && self.readiness() == Readiness::Serving && self.fence().is_none();
+        let may = !self.purging.ending && self.readiness() == Readiness::Serving && self.fence().is_none();
         if !may || !self.holes.is_empty() {
             return Ok(());
         }
@@ -258,7 +264,7 @@ impl Replica {
 
     /// The process ends in order: nothing is written by it any more, and if floors may name it, it says so. M2
     pub(super) fn on_ending(&mut self, store: &mut dyn Store) -> Result<(), ReadError> {
-        let says = !core::mem::replace(&mut self.ending, true) && self.wrote_runs;
+        let says = !core::mem::replace(&mut self.purging.ending, true) && self.purging.wrote_runs;
         let word = self.purging.words.as_ref().and_then(|words| words.member(&format!("{}", self.actor)).ok());
         let (Some(word), Ok(at), true) = (word, self.clock.stamp(self.now.wall_ms), says) else { return Ok(()) };
         let mut draft = Draft::new(store, self.next_dot(), at, &self.clocks.context, None);

@@ -21,7 +21,7 @@ impl Replica {
         store: &mut dyn Store,
         out: &mut Vec<Effect>,
     ) -> Result<(), ReadError> {
-        let ended = self.ending && !is(Mutant::WriteAfterLastWord);
+        let ended = self.purging.ending && !is(Mutant::WriteAfterLastWord);
         let refused = if ended || self.readiness() != Readiness::Serving {
             Some(WriteError::NotReady)
         } else if let Some(fence) = self.fence().filter(|fence| fences(*fence, &write)) {
@@ -102,7 +102,7 @@ impl Replica {
         check_size(bytes.as_bytes().len())?;
         self.append_record(&record, bytes, store)?;
         self.deps.join(&record.deps);
-        self.wrote_runs |= puts_runs(&record.ops);
+        self.purging.wrote_runs |= puts_runs(&record.ops);
         self.counts.written += 1;
         Ok(dot)
     }

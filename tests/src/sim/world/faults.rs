@@ -196,7 +196,7 @@ impl World {
             return Ok(());
         }
         self.nodes[index].ending = true;
-        let (after, boot) = (self.random.between(1_000, 300_000), self.nodes[index].boot);
+        let (after, boot) = (self.random.between(1_000, 3_000_000), self.nodes[index].boot);
         self.at(after, Event::Ended { node: index, boot });
         self.fault_of("processes that end in order");
         self.input(index, Input::Ending)
