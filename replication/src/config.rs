@@ -74,6 +74,8 @@ pub struct Limits {
     pub closing_rows: usize,
     /// How long the rows of a session that was cut off are kept for the next one.
     pub resume_within: Duration,
+    /// Rows that a clear removes at once, and that a step of a larger one looks at: bounds how long other writes wait for it.
+    pub clear_rows: usize,
     /// Peers that may take this node's state over at once; each pins a snapshot.
     pub sources: usize,
     /// Between two roots told to a peer that holds the same.
@@ -109,6 +111,7 @@ impl Default for Limits {
             reconcile_disk: 64 << 30,
             closing_rows: 1_024,
             resume_within: Duration::from_secs(600),
+            clear_rows: 512,
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),

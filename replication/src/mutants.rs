@@ -40,11 +40,17 @@ pub enum Mutant {
     PullFromContext,
     /// A damaged row is repaired from a peer that has not seen everything that may have touched it.
     RepairFromBehind,
+    /// Who reads sees what a pending clear has not removed yet.
+    ShowHalfCleared,
+    /// A step of a clear removes a row that holds something which the clear had not seen.
+    StepDropsRow,
+    /// A state is pinned and compared although rows of a clear are still to be removed.
+    CompareHalfCleared,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -61,6 +67,9 @@ impl Mutant {
         Self::PartsForResumed,
         Self::PullFromContext,
         Self::RepairFromBehind,
+        Self::ShowHalfCleared,
+        Self::StepDropsRow,
+        Self::CompareHalfCleared,
     ];
 }
 

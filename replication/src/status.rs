@@ -160,6 +160,10 @@ pub struct Counts {
     pub rows_adopted: u64,
     /// Damaged rows of this node that were repaired from peers.
     pub rows_repaired: u64,
+    /// Clears of many rows that were left to be done in steps.
+    pub clears_in_steps: u64,
+    /// Steps of them.
+    pub clear_steps: u64,
     /// Comparisons of this node's root with a peer's at equal contexts.
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.

@@ -340,7 +340,7 @@ impl Replica {
 
     /// Tells peers that hold the same what the rows here add up to.
     pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
-        if !self.holes.is_empty() {
+        if !self.may_compare_roots(store) {
             return;
         }
         let (now, every) = (self.now.instant, self.config.limits.prove_every);
@@ -357,7 +357,7 @@ impl Replica {
     /// damage repairs it. If neither does, only an operator can say whose are: with equal contexts, what one side lacks the
     /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe.
     fn on_root(&mut self, durable: &VersionVector, root: Cell, store: &dyn Store) {
-        if *durable == self.durable && self.holes.is_empty() {
+        if *durable == self.durable && self.may_compare_roots(store) {
             self.counts.proofs += 1;
             if root != store.synced_root() {
                 self.counts.divergences += 1;

@@ -106,7 +106,7 @@ impl Replica {
 
     /// Asks the peer that is due, and gives up the one that does not answer.
     pub(super) fn tick_verify(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
-        let now = self.now.instant;
+        let (now, is_clearing) = (self.now.instant, self.is_clearing(&*store));
         let Some(peer) = &mut self.verifying.at else { return Ok(()) };
         let link = self.links.values().find(|link| link.node == peer.node && link.is_live());
         let Some(link) = link else {
@@ -127,6 +127,10 @@ impl Replica {
         let caught_up =
             first.as_ref().is_none_or(|found| found.theirs.leq(&self.clocks.context) && found.ours.leq(link.peer()));
         if now < *from || !caught_up {
+            return Ok(());
+        }
+        if is_clearing {
+            self.clearing.quiet_wanted = true;
             return Ok(());
         }
         let (link, first) = (link.id, first.take());

@@ -321,6 +321,8 @@ impl World {
             ("reconciliations resumed", counts.sessions_resumed),
             ("further passes over a layer", counts.further_passes),
             ("rows repaired", counts.rows_repaired),
+            ("clears in steps", counts.clears_in_steps),
+            ("steps of clears", counts.clear_steps),
             ("rows adopted", counts.rows_adopted),
             ("roots compared", counts.proofs),
             ("records dropped that all have", dropped.0),
@@ -427,6 +429,7 @@ impl World {
                 closing_rows: self.options.closing_rows,
                 resume_within: Duration::from_millis(self.options.resume_within_ms),
                 sources: self.options.sources,
+                clear_rows: self.options.clear_rows,
                 catching_up_records: 20,
                 ..Limits::default()
             },
@@ -570,7 +573,7 @@ impl World {
         for (i, a) in self.nodes.iter().enumerate() {
             for b in &self.nodes[i + 1..] {
                 let same = a.replica.is_some() && b.replica.is_some() && a.context == b.context;
-                if same && a.store.rows() != b.store.rows() {
+                if same && a.store.seen_rows() != b.store.seen_rows() {
                     return Err(format!("n{} and n{} have equal contexts and different rows", a.index, b.index));
                 }
             }
