@@ -114,6 +114,9 @@ pub fn whole(node: &mut Node, history: &History) -> Result<(), String> {
     if !node.store.check_sketch() {
         return Err("the sketch is not that of the rows".into());
     }
+    if let Some(what) = node.store.miscounted() {
+        return Err(what.into());
+    }
     let (all, durable) = (history.reach(&node.context), history.reach(replica.durable()));
     for key in history.row_keys() {
         row(node, history, &all, key)?;

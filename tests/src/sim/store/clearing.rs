@@ -14,6 +14,12 @@ impl MemStore {
         self.rows.keys().filter_map(|key| Some((key.clone(), self.seen(key)?))).collect()
     }
 
+    /// What a clear said wrongly of the rows that it leaves.
+    #[must_use]
+    pub fn miscounted(&self) -> Option<&str> {
+        self.miscounted.as_deref()
+    }
+
     /// A row as the replica sees it.
     #[must_use]
     pub fn seen(&self, key: &RowKey) -> Option<Arc<Row>> {
