@@ -110,9 +110,25 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The storage failed.
     pub fn rows_under(&self, prefix: &[u8]) -> Result<Vec<(RowKey, Row)>, ReadError> {
+        self.rows_under_if(prefix, &mut |_, _| true)
+    }
+
+    /// Those of [`Self::rows_under`] that the operations so far touch, and of the others those that `wanted` keeps: what
+    /// is not kept takes no memory.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn rows_under_if(
+        &self,
+        prefix: &[u8],
+        wanted: &mut dyn FnMut(&RowKey, &Row) -> bool,
+    ) -> Result<Vec<(RowKey, Row)>, ReadError> {
         let mut found = BTreeMap::new();
         self.source.visit(prefix, prefix, &mut |key, row| {
-            found.insert(key.clone(), Row::clone(row));
+            let cleared = || self.clears.iter().any(|clear| key.as_bytes().starts_with(&clear.prefix));
+            if self.rows.contains_key(key) || cleared() || wanted(key, row) {
+                found.insert(key.clone(), Row::clone(row));
+            }
             true
         })?;
         let mine = self.rows.range::<[u8], _>((core::ops::Bound::Included(prefix), core::ops::Bound::Unbounded));
@@ -130,6 +146,10 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The storage failed.
     fn any_under(&self, prefix: &[u8]) -> Result<bool, ReadError> {
+        if self.source.is_clearing(prefix) {
+            // A visit would pass over all that is not removed yet; a clear of nothing does no harm.
+            return Ok(true);
+        }
         let mut any = false;
         self.source.visit(prefix, prefix, &mut |_, row| {
             any = !row.is_empty();
@@ -143,6 +163,15 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The storage failed.
     pub fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
+        let is_gone =
+            |clear: &ClearOp| collection.as_bytes().starts_with(&clear.prefix) && self.context.leq(&clear.context);
+        if self.clears.iter().any(is_gone) {
+            // Only what this record itself put.
+            let from = (core::ops::Bound::Included(collection.as_bytes()), core::ops::Bound::Unbounded);
+            let mine = self.rows.range::<[u8], _>(from);
+            let mine = mine.take_while(|(key, _)| key.as_bytes().starts_with(collection.as_bytes()));
+            return Ok(mine.filter(|(_, op)| op.put.is_some()).count() as u64);
+        }
         if self.clears.iter().any(|clear| clear.prefix.starts_with(collection.as_bytes())) {
             return Ok(self.rows_under(collection.as_bytes())?.len() as u64);
         }

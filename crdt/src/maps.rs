@@ -132,12 +132,17 @@ pub fn remove_member(draft: &mut Draft<'_>, map: &CollectionKey, path: &MapPath,
 /// The storage failed.
 pub fn remove(draft: &mut Draft<'_>, map: &CollectionKey, path: &MapPath) -> Result<(), MapError> {
     let subtree = path.subtree(map);
-    let rows = draft.rows_under(&subtree)?;
     let shows = |key: &RowKey, row: &Row| key.leaf_kind().is_some_and(|kind| is_visible(kind, row));
-    if !rows.iter().any(|(key, row)| shows(key, row)) {
+    let is_counter = |key: &RowKey| key.leaf_kind() == Some(LeafKind::Counter);
+    let mut any = false;
+    let rows = draft.rows_under_if(&subtree, &mut |key, row| {
+        any |= shows(key, row);
+        is_counter(key)
+    })?;
+    if !any && !rows.iter().any(|(key, row)| shows(key, row)) {
         return Ok(());
     }
-    for (key, _) in rows.iter().filter(|(key, _)| key.leaf_kind() == Some(LeafKind::Counter)) {
+    for (key, _) in rows.iter().filter(|(key, _)| is_counter(key)) {
         if is_on(Mutant::ClearForgetsCounters) {
             break;
         }

@@ -42,4 +42,11 @@ pub trait RowSource {
     /// # Errors
     /// The storage failed.
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError>;
+
+    /// Whether rows under this prefix, or under one that it lies in, were cleared and are not all removed yet, so that a
+    /// visit passes over them at a price.
+    fn is_clearing(&self, prefix: &[u8]) -> bool {
+        let _ = prefix;
+        false
+    }
 }

@@ -1,5 +1,5 @@
 //! Measures the store: `cargo bench -p atoll-node --bench store -- PART`, one part a process, so that memory and CPU are
-//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`, `pin`, `adopt`.
+//! that part's own. Parts: `commit`, `publish`, `open`, `memory`, `read`, `churn`, `pin`, `adopt`, `clear`.
 //!
 //! A plain program and no statistics library: what is measured is whole runs of a disk and several threads, where the
 //! spread between runs says more than any within one.
@@ -11,7 +11,9 @@ use atoll_crdt::{
 };
 use atoll_node::store::{NodeStore, Opened, StoreConfig, SyncMode};
 use atoll_replication::sketch::RowId;
-use atoll_replication::{Adoption, Aside, Entry, Pinned, Position, Record, Sides, Store, row_changes};
+use atoll_replication::{
+    Adoption, Aside, Cleared, Entry, Pinned, Position, Record, RowChanges, Sides, Store, replayed_changes, row_changes,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,7 +35,8 @@ fn main() {
         Some("churn") => churn(),
         Some("pin") => pin(),
         Some("adopt") => adopt(),
-        other => println!("one of commit, publish, open, memory, read, churn, pin, adopt; not {other:?}"),
+        Some("clear") => clear(),
+        other => println!("one of commit, publish, open, memory, read, churn, pin, adopt, clear; not {other:?}"),
     }
 }
 
@@ -623,4 +626,77 @@ fn adopt() {
         begin.elapsed().as_secs_f64(),
         micros(longest) / 1_000.0
     );
+}
+
+/// Rows that a step of a clear looks at, as a replica has it by default.
+const CLEAR_ROWS: usize = 512;
+
+/// Deleting a set of so many members, in steps and all at once: what other writes wait.
+fn clear() {
+    for rows in [1_000, 10_000, 100_000, KEYS] {
+        clear_of(rows, CLEAR_ROWS);
+        clear_of(rows, usize::MAX);
+    }
+}
+
+fn clear_of(rows: u64, clear_rows: usize) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = StoreConfig { sync: SyncMode::Interval(Duration::from_secs(1)), ..StoreConfig::new(dir.path()) };
+    let mut writer = Writer::open(config.clone(), 1);
+    let set = CollectionKey::new("shop", DataType::Set, "large").expect("a valid key");
+    for n in 0..rows {
+        let member = set.member(&format!("member-{n:012}")).expect("a valid member");
+        writer.write(|draft| sets::add(draft, &member));
+        if n % 500 == 499 {
+            writer.commit();
+        }
+    }
+    writer.commit();
+    writer.opened.store.checkpoint();
+    drop(writer);
+    // Opened again, so that rows are read from the engine, and the sketch is sized for them.
+    let mut writer = Writer::open(config, 2);
+    let begin = Instant::now();
+    let (record, changes, clears) = drafted(&writer, &set, clear_rows);
+    writer.opened.store.append_clearing(Entry::Record(record.encode()), changes, clears);
+    writer.context.include(record.dot);
+    let held = begin.elapsed();
+    writer.commit();
+    let (answered, mut longest_step, mut longest_write) = (begin.elapsed(), Duration::ZERO, Duration::ZERO);
+    let begin = Instant::now();
+    while writer.opened.store.clearing() > 0 {
+        let step = Instant::now();
+        writer.put(1, &[7; VALUE_BYTES]);
+        writer.commit();
+        let written = step.elapsed();
+        let step = Instant::now();
+        writer.opened.store.clear_step(clear_rows).expect("rows are readable");
+        longest_step = longest_step.max(step.elapsed());
+        longest_write = longest_write.max(written);
+    }
+    let removed = begin.elapsed();
+    println!(
+        "{rows} rows, {}: the record {:.1} ms, answered after {:.1} ms; longest step {:.1} ms, longest write meanwhile {:.1} ms; {:.2} s, {:.0} rows/s",
+        if clear_rows == usize::MAX { "at once" } else { "in steps" },
+        micros(held) / 1_000.0,
+        micros(answered) / 1_000.0,
+        micros(longest_step) / 1_000.0,
+        micros(longest_write) / 1_000.0,
+        removed.as_secs_f64(),
+        rows as f64 / removed.max(held).as_secs_f64(),
+    );
+    assert_eq!(writer.opened.store.live_rows(&set), Ok(0));
+}
+
+/// The record that deletes the set, and what it makes of rows.
+fn drafted(writer: &Writer, set: &CollectionKey, clear_rows: usize) -> (Record, RowChanges, Vec<Cleared>) {
+    let store = &writer.opened.store;
+    let dot = Dot::new(writer.actor, writer.context.get(writer.actor) + 1);
+    let mut draft = Draft::new(store, dot, Hlc::at_ms(1), &writer.context, None);
+    sets::delete(&mut draft, set).expect("rows are readable");
+    let record = Record { dot, at: Hlc::at_ms(1), deps: VersionVector::new(), ops: draft.into_ops() };
+    let (mut changes, _) = replayed_changes(&record, &writer.context, store, clear_rows).expect("rows are readable");
+    // The writer of a clear has seen everything.
+    changes.clears.iter_mut().for_each(|clear| clear.live = Some(0));
+    (record, changes.rows, changes.clears)
 }

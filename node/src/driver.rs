@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
 
 /// Events handled before what they made is handed on: bounds the latency of the first of them.
@@ -80,7 +81,17 @@ impl Driver {
         std::thread::Builder::new().name("replica".into()).spawn(move || {
             let mut stopping: Option<Instant> = None;
             self.hand_on();
-            while let Some(event) = events.blocking_recv() {
+            loop {
+                let event = match events.try_recv() {
+                    // Nothing has come, and there is more to do.
+                    Err(TryRecvError::Empty) if self.replica.has_more_to_do() => {
+                        self.hand_on();
+                        continue;
+                    }
+                    Ok(event) => Some(event),
+                    Err(_) => events.blocking_recv(),
+                };
+                let Some(event) = event else { break };
                 let began = self.clock.instant();
                 let mut stop = self.event(event);
                 for _ in 1..EVENTS_AT_ONCE {

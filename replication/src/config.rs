@@ -80,6 +80,8 @@ pub struct Limits {
     /// Bytes of rows on disk below which they are not kept for it: sending so little again takes less than going on, which wants rows
     /// whole and merges all of them at the end.
     pub resume_bytes_min: u64,
+    /// Rows that a clear removes at once, and that a step of a larger one looks at: bounds how long other writes wait for it.
+    pub clear_rows: usize,
     /// Peers that may take this node's state over at once; each pins a snapshot.
     pub sources: usize,
     /// Between two roots told to a peer that holds the same.
@@ -119,6 +121,7 @@ impl Default for Limits {
             closing_rows: 1_024,
             resume_within: Duration::from_secs(600),
             resume_bytes_min: 32 << 20,
+            clear_rows: 512,
             sources: 2,
             prove_every: Duration::from_secs(10),
             truncate_every: Duration::from_secs(1),

@@ -24,6 +24,7 @@ extern crate alloc;
 mod adoption;
 mod apply;
 mod aside;
+mod clears;
 mod command;
 mod config;
 mod effect;
@@ -47,8 +48,9 @@ mod waits;
 pub mod wire;
 
 pub use adoption::Adoption;
-pub use apply::{Clocks, RowChange, RowChanges, replayed_changes, row_changes};
+pub use apply::{Changes, Clocks, RowChange, RowChanges, replayed_changes, row_changes};
 pub use aside::{Aside, AsideUse, LayerId, Merged, Sides};
+pub use clears::{CLEARS_MAX, ClearStep, Cleared, Clears};
 pub use command::{Answer, Command, CommandError, MapChange};
 pub use config::{Config, Limits};
 pub use effect::{

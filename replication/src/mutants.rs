@@ -52,11 +52,17 @@ pub enum Mutant {
     PurgeBySuccessor,
     /// A process writes on after its last word.
     WriteAfterLastWord,
+    /// Who reads sees what a pending clear has not removed yet.
+    ShowHalfCleared,
+    /// A step of a clear removes a row that holds something which the clear had not seen.
+    StepDropsRow,
+    /// A state is pinned and compared although rows of a clear are still to be removed.
+    CompareHalfCleared,
 }
 
 impl Mutant {
     /// Every wrong variant.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::NoDeps,
         Self::AnswerBeforeSync,
         Self::TellVolatile,
@@ -79,6 +85,9 @@ impl Mutant {
         Self::PurgeOverCut,
         Self::PurgeBySuccessor,
         Self::WriteAfterLastWord,
+        Self::ShowHalfCleared,
+        Self::StepDropsRow,
+        Self::CompareHalfCleared,
     ];
 }
 

@@ -13,6 +13,7 @@
 //! [`peers`], [`heartbeat`], [`reconcile`], [`sources`].
 
 mod check;
+mod clearing;
 mod doubts;
 mod export;
 mod heartbeat;
@@ -26,7 +27,7 @@ mod writes;
 
 pub use export::{Excerpt, Imported};
 
-use crate::apply::{Clocks, row_changes, touches};
+use crate::apply::{Changes, Clocks, changes_in_steps, touched};
 use crate::config::Config;
 use crate::effect::{Effect, Input, LinkId, RequestId, SeedIndex, WriteOutcome};
 use crate::entry::{Entry, Start};
@@ -153,6 +154,7 @@ pub struct Replica {
     /// Damaged rows, and the context at which the last of them was found: nothing beyond it touches them (C5).
     holes: Arc<Holes>,
     holes_context: VersionVector,
+    clearing: clearing::Clearing,
     next_session: u64,
     /// Since when no peer could send what is lacking.
     lost_since: Option<Instant>,
@@ -226,6 +228,7 @@ impl Replica {
             early: BTreeMap::new(),
             holes: Arc::default(),
             holes_context: VersionVector::new(),
+            clearing: clearing::Clearing::default(),
             next_session: 0,
             lost_since: None,
             failed: (0, None),
@@ -303,7 +306,8 @@ impl Replica {
 
     /// Appends one entry and what it makes of rows; the clocks move with it (S1).
     fn append_record(&mut self, record: &Record, bytes: RecordBytes, store: &mut dyn Store) -> Result<(), ReadError> {
-        let rows = row_changes(record, &self.clocks.context, store)?;
+        let clear_rows = if self.may_leave_clears(store) { self.config.limits.clear_rows } else { usize::MAX };
+        let Changes { rows, clears } = changes_in_steps(record, &self.clocks.context, store, clear_rows)?;
         if record.dot.actor != self.actor {
             self.counts.conflicts += rows.iter().filter(|change| is_conflict(&change.after)).count() as u64;
         }
@@ -314,7 +318,8 @@ impl Replica {
             Some(_) => rows.iter().map(|change| change.key.clone()).collect(),
             None => Vec::new(),
         };
-        let position = store.append(Entry::Record(bytes), rows);
+        self.counts.clears_in_steps += clears.len() as u64;
+        let position = store.append_clearing(Entry::Record(bytes), rows, clears);
         if let Some(staging) = staging {
             staging.changed(changed.into_iter(), &self.config.limits, store);
         }
@@ -334,7 +339,9 @@ impl Replica {
         let wall_ms = self.now.wall_ms;
         let mut applied = false;
         while let Some((bytes, record)) = self.pending.next(&self.clocks, |record, context| {
-            check_not_ahead(record.at, wall_ms).is_ok() && record.is_closed_in(context) && !touches(record, &self.holes)
+            check_not_ahead(record.at, wall_ms).is_ok()
+                && record.is_closed_in(context)
+                && touched(record, &self.holes).is_none()
         }) {
             // The stamp was just found believable, so it moves the clock.
             let _ = self.clock.observe(record.at, wall_ms);
@@ -468,6 +475,7 @@ impl Replica {
 
     fn on_drained(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
         self.settle_session(store, out)?;
+        self.clear_step(store)?;
         self.tell_durable(out);
         self.ask_for_lacking(out);
         self.send_records(store, out)?;

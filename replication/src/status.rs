@@ -166,6 +166,10 @@ pub struct Counts {
     pub markers_purged: u64,
     /// Actors' floors in markers that this node let go, whole markers included.
     pub floors_purged: u64,
+    /// Clears of many rows that were left to be done in steps.
+    pub clears_in_steps: u64,
+    /// Steps of them.
+    pub clear_steps: u64,
     /// Comparisons of this node's root with a peer's at equal contexts.
     pub proofs: u64,
     /// Those in which they differed: a mistake of ours or of a disk, and an alarm.

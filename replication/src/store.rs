@@ -6,6 +6,7 @@
 
 use crate::apply::{Clocks, RowChanges};
 use crate::aside::Aside;
+use crate::clears::Cleared;
 use crate::entry::{Entry, Start};
 use crate::record::RecordBytes;
 use crate::sketch::{Cell, RowId, Sketch};
@@ -31,7 +32,22 @@ pub const HOLES_MAX: usize = 100_000;
 pub trait Store: RowSource + Aside {
     /// Appends one entry; `rows` is what it makes of the rows it touches, beside those of a layer that it names: where both
     /// mention a key, `rows` holds. From now on reads show it.
-    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position;
+    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
+        self.append_clearing(entry, rows, Vec::new())
+    }
+
+    /// [`Self::append`] for an entry that also clears rows which are left to be removed in steps; `rows` has effect after
+    /// the clears. From now on reads and counts show them as cleared.
+    fn append_clearing(&mut self, entry: Entry, rows: RowChanges, clears: Vec<Cleared>) -> Position;
+
+    /// Clears whose rows are not all removed. Sums, pins and sketches are those of the rows as they lie there until then.
+    fn clearing(&self) -> usize;
+
+    /// Removes rows of clears whose entries are synced, looking at no more than `rows_max`; `false` when it could not.
+    ///
+    /// # Errors
+    /// The storage failed.
+    fn clear_step(&mut self, rows_max: usize) -> Result<bool, ReadError>;
 
     /// Records of `actor` from `from` on, in order without a gap, at least one if there is one and else as many as fit
     /// in `bytes_max`. Also records that are not synced.

@@ -1,13 +1,16 @@
 //! What a checkpoint says of itself: the state that its rows stand at.
 
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
-use atoll_crdt::{Dot, Hlc, VersionVector};
+use atoll_crdt::{ClearOp, Dot, Hlc, VersionVector};
 use atoll_replication::sketch::{CELL_BYTES, Cell};
-use atoll_replication::{Clocks, Position, Recovered, Start};
+use atoll_replication::{Clears, Clocks, Position, Recovered, Start};
+use std::sync::Arc;
 
 const VERSION: u8 = 2;
 /// The same, of rows of which some lie in a layer: what does not know of layers must not read them.
 const VERSION_ON_LAYER: u8 = 3;
+/// Added while clears are pending: what does not know of them would show rows that are cleared.
+const VERSION_CLEARING: u8 = 2;
 
 /// The state after every entry up to a position.
 #[derive(Debug, Clone, Default)]
@@ -20,13 +23,16 @@ pub(super) struct Checkpoint {
     pub(super) rows: u64,
     /// The sum over them, see [`atoll_replication::sketch::Sketch::root`].
     pub(super) root: Cell,
+    /// Clears that rows here have still to be seen through. How far they were is not kept.
+    pub(super) clears: Arc<Clears>,
 }
 
 impl Checkpoint {
     /// Bytes with a version in front and a checksum behind.
     pub(super) fn encode(&self, on_layer: bool) -> Vec<u8> {
         let mut out = Writer::new();
-        out.byte(if on_layer { VERSION_ON_LAYER } else { VERSION });
+        let clearing = if self.clears.is_empty() { 0 } else { VERSION_CLEARING };
+        out.byte(clearing + if on_layer { VERSION_ON_LAYER } else { VERSION });
         out.number(self.position.0);
         out.number(self.rows);
         let mut root = Vec::with_capacity(CELL_BYTES);
@@ -43,6 +49,13 @@ impl Checkpoint {
             out.number(start.ceiling.to_bits());
             out.number(start.stored_founded_ms());
         }
+        if !self.clears.is_empty() {
+            out.length(self.clears.len());
+            for op in self.clears.iter() {
+                out.bytes(&op.prefix);
+                op.context.encode(&mut out);
+            }
+        }
         let checksum = crc32fast::hash(out.as_bytes());
         out.raw(&checksum.to_le_bytes());
         out.into_bytes()
@@ -55,10 +68,12 @@ impl Checkpoint {
             return Err(DecodeError::Checksum);
         }
         let mut input = Reader::new(body);
-        match input.byte()? {
-            VERSION | VERSION_ON_LAYER => {}
+        const LAST: u8 = VERSION_ON_LAYER + VERSION_CLEARING;
+        let clearing = match input.byte()? {
+            VERSION | VERSION_ON_LAYER => false,
+            4..=LAST => true,
             value => return Err(DecodeError::Unknown { what: "checkpoint version", value }),
-        }
+        };
         let position = Position(input.number()?);
         let rows = input.number()?;
         let root = Cell::decode_bytes(&mut input)?;
@@ -71,8 +86,16 @@ impl Checkpoint {
             let (actor, ceiling) = (input.actor()?, Hlc::from_bits(input.number()?));
             starts.push(Start { actor, ceiling, founded_ms: Start::founded_of_stored(input.number()?) });
         }
+        let mut clears = Clears::default();
+        if clearing {
+            for _ in 0..input.length(2, body.len())? {
+                let prefix = input.bytes(body.len())?.into();
+                clears.add(&Arc::new(ClearOp { prefix, context: vector(&mut input)? }));
+            }
+        }
         input.finish()?;
-        Ok(Self { position, rows, root, state: Recovered { clocks, starts, ceiling } })
+        let clears = Arc::new(clears);
+        Ok(Self { position, rows, root, state: Recovered { clocks, starts, ceiling }, clears })
     }
 }
 
@@ -103,9 +126,17 @@ mod tests {
         let key = DigestKey::derive(b"test");
         let row = Change { id: key.id_of_bytes(b"row"), delta: Residue::ONE };
         let root = Cell::of(row);
-        let bytes = Checkpoint { position: Position(3), rows: 8, root, state }.encode(true);
+        let plain = Checkpoint { position: Position(3), rows: 8, root, state, clears: Arc::default() };
+        assert_eq!([plain.encode(false)[0], plain.encode(true)[0]], [2, 3]);
+        let mut clears = Clears::default();
+        clears.add(&Arc::new(ClearOp { prefix: b"shop".as_slice().into(), context: unlogged.clone() }));
+        let clearing = Checkpoint { clears: Arc::new(clears), ..plain };
+        assert_eq!(clearing.encode(false)[0], 4);
+        let bytes = clearing.encode(true);
         let back = Checkpoint::decode(&bytes).expect("reads back");
         assert_eq!((back.position, back.rows, back.state.ceiling), (Position(3), 8, Hlc::at_ms(9)));
+        let pending: Vec<_> = back.clears.iter().map(|op| (op.prefix.to_vec(), op.context.clone())).collect();
+        assert_eq!((bytes[0], pending), (5, vec![(b"shop".to_vec(), unlogged.clone())]));
         assert_eq!((back.root, back.state.clocks.unlogged), (root, unlogged));
         assert_eq!((back.state.clocks.context, back.state.starts), (all, vec![start]));
         for at in [0, 1, 40, bytes.len() - 1] {

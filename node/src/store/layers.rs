@@ -2,15 +2,16 @@
 //!
 //! **What always holds.** A1: the newest layer that mentions a row decides. A2: layers together are one state, whatever a
 //! checkpoint does meanwhile: the engine is read in a snapshot of the same generation as the layers above it. A3: a copy
-//! costs a few reference counts, whatever the number of rows.
+//! costs a few reference counts, whatever the number of rows. A4: what is read of a row is what its pending clears leave of
+//! what lies there; counts are of what is read.
 
 use super::cache::RowCache;
 use super::engine::Engine;
 use super::layer::Layer;
 use super::stored::{StoredRow, StoredRows};
-use atoll_crdt::{CollectionKey, ReadError, Row, RowKey};
+use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey};
 use atoll_replication::sketch::RowId;
-use atoll_replication::{LayerId, Position};
+use atoll_replication::{Clears, LayerId, Position};
 use fjall::Snapshot;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -82,15 +83,17 @@ pub(super) struct Layers {
     pub(super) frozen: Option<Arc<Layer>>,
     /// Up to the last checkpoint that ended.
     pub(super) base: Arc<Base>,
+    /// Clears whose rows still lie there. A4
+    pub(super) clears: Arc<Clears>,
 }
 
 impl Layers {
-    /// One row; an empty one is none.
+    /// One row as it is seen; an empty one is none.
     pub(super) fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
-        self.row_on(&self.base, key)
+        Ok(self.row_on(&self.base, key)?.and_then(|row| self.clears.shown(key, row)))
     }
 
-    /// [`Self::row`] on another base than that of these layers.
+    /// One row as it lies there, on another base than that of these layers.
     pub(super) fn row_on(&self, base: &Base, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
         match self.memtable.rows.get(key).or_else(frozen) {
@@ -103,11 +106,12 @@ impl Layers {
     /// [`Self::row`] for one pass over many rows, which must not wash out what is hot.
     pub(super) fn row_once(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         let frozen = || self.frozen.as_ref().and_then(|layer| layer.rows.get(key));
-        match self.memtable.rows.get(key).or_else(frozen) {
-            Some(row) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
-            None if self.is_unknown(key) => Err(ReadError::Damaged(key.clone())),
-            None => self.base.row_once(key),
-        }
+        let row = match self.memtable.rows.get(key).or_else(frozen) {
+            Some(row) => (!row.is_empty()).then(|| Arc::clone(row)),
+            None if self.is_unknown(key) => return Err(ReadError::Damaged(key.clone())),
+            None => self.base.row_once(key)?,
+        };
+        Ok(row.and_then(|row| self.clears.shown(key, row)))
     }
 
     /// Whether nobody knows what a row should hold that no layer in memory has.
@@ -179,17 +183,21 @@ impl Layers {
         })
     }
 
-    /// Visits rows in order; see [`atoll_crdt::RowSource::visit`].
+    /// Visits rows in order, as they are seen; see [`atoll_crdt::RowSource::visit`].
     pub(super) fn visit(
         &self,
         prefix: &[u8],
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        self.visit_on(&self.base, None, prefix, from, visitor)
+        let count = |collection: &CollectionKey| self.count(collection);
+        if is_emptied(&self.clears, prefix, &count)? {
+            return Ok(());
+        }
+        self.visit_on(&self.base, None, prefix, from, &mut shown(&self.clears, visitor))
     }
 
-    /// [`Self::visit`] on another base. `above` are rows of a layer above these.
+    /// Visits rows as they lie there, on another base. `above` are rows of a layer above these.
     pub(super) fn visit_on<'a>(
         &'a self,
         base: &Base,
@@ -207,6 +215,34 @@ impl Layers {
         let known = |key: RowKey| if self.is_unknown(&key) { Err(ReadError::Damaged(key)) } else { Ok(key) };
         merge(memory, stored, prefix, &known, visitor).map_err(|error| base.engine.suspects.note(error))
     }
+}
+
+/// A visitor of rows as they lie there that passes on what is seen of them. A4
+pub(super) fn shown<'a>(
+    clears: &'a Clears,
+    visitor: &'a mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
+) -> impl FnMut(&RowKey, &Arc<Row>) -> bool + 'a {
+    move |key, row| {
+        if !clears.is_under(key) {
+            return visitor(key, row);
+        }
+        clears.shown(key, Arc::clone(row)).is_none_or(|row| visitor(key, &row))
+    }
+}
+
+/// Whether a set is known to be empty, so that nobody has to pass over what is left of it.
+pub(super) fn is_emptied(
+    clears: &Clears,
+    prefix: &[u8],
+    count: &dyn Fn(&CollectionKey) -> Result<u64, ReadError>,
+) -> Result<bool, ReadError> {
+    if !clears.is_clearing(prefix) {
+        return Ok(false);
+    }
+    // A set's own bytes are those of its member without a name.
+    let Ok(key) = RowKey::parse(prefix) else { return Ok(false) };
+    let collection = key.collection();
+    Ok(collection.data_type() == DataType::Set && count(&collection)? == 0)
 }
 
 /// Rows of a layer in memory, in order.

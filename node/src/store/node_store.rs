@@ -26,7 +26,8 @@ use atoll_crdt::{ActorId, CollectionKey, ReadError, Row, RowKey, RowSource, Vers
 use atoll_replication::sketch::Cell;
 use atoll_replication::sketch::Sketch;
 use atoll_replication::{
-    Aside, AsideUse, Entry, Holes, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges, Sides, Store,
+    Aside, AsideUse, Changes, Cleared, Entry, Holes, Merged, Pinned, Position, RecordBytes, Recovered, RowChanges,
+    Sides, Store,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -431,14 +432,18 @@ impl RowSource for NodeStore {
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
         self.state.live_rows(collection)
     }
+
+    fn is_clearing(&self, prefix: &[u8]) -> bool {
+        self.state.is_clearing(prefix)
+    }
 }
 
 impl Store for NodeStore {
-    fn append(&mut self, entry: Entry, rows: RowChanges) -> Position {
+    fn append_clearing(&mut self, entry: Entry, rows: RowChanges, clears: Vec<Cleared>) -> Position {
         let position = self.journal.append(&entry);
         let layer = if let Entry::Adopt(adoption) = &entry { adoption.layer } else { None };
         let absorbed = match layer {
-            None => self.state.absorb(position, entry, rows),
+            None => self.state.absorb(position, entry, Changes { rows, clears }),
             Some(layer) => self.state.with_repairs_of(layer, rows).and_then(|rows| {
                 let adopting = self.aside.adopt(layer, &rows)?;
                 self.state.absorb_layer(position, entry, rows, &adopting)
@@ -449,6 +454,22 @@ impl Store for NodeStore {
             self.on_failure.tell(StoreFailure::Read(error));
         }
         position
+    }
+
+    fn clearing(&self) -> usize {
+        self.state.clearing()
+    }
+
+    fn clear_step(&mut self, rows_max: usize) -> Result<bool, ReadError> {
+        let moved = self.state.clear_step(rows_max)?;
+        if moved || self.state.clearing() > 0 {
+            self.drive_checkpoints(false);
+        }
+        if self.state.clearing() == 0 {
+            // Readers may compare what they see from now on.
+            self.views.publish(Arc::new(self.state.view()));
+        }
+        Ok(moved)
     }
 
     fn log(&self, actor: ActorId, from: u64, bytes_max: usize) -> Result<Vec<RecordBytes>, ReadError> {

@@ -19,7 +19,7 @@ use super::segment::{self, HeaderError};
 use super::state::State;
 use atoll_crdt::ReadError;
 use atoll_crdt::codec::DecodeError;
-use atoll_replication::{Entry, LayerId, Position, RowChanges, replayed_changes};
+use atoll_replication::{CLEARS_MAX, Changes, Entry, LayerId, Position, RowChanges, replayed_changes};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -28,6 +28,8 @@ use std::sync::Arc;
 
 /// Entries between two looks at whether a checkpoint is due.
 const DRIVE_EVERY: u64 = 256;
+/// Rows of a clear that are changed at once; of a larger one the rows are removed later, as in a running store.
+const CLEAR_ROWS: usize = if cfg!(test) { 3 } else { 4_096 };
 
 /// What opening found.
 pub(super) struct Replayed {
@@ -171,6 +173,8 @@ impl Reading<'_> {
 
     /// An entry that names a layer: as when it was appended, everything before it is in the engine first.
     fn adopt(&mut self, layer: LayerId, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
+        // When it was appended, nothing was being cleared.
+        self.state.clear_all(CLEAR_ROWS)?;
         self.state.checkpoint();
         let empty = self.state.digests().empty();
         let rows = self.state.with_repairs_of(layer, rows)?;
@@ -187,24 +191,28 @@ impl Reading<'_> {
         if position <= self.checkpoint {
             return Ok(());
         }
-        let rows = match &entry {
+        let changes = match &entry {
             Entry::Record(bytes) => {
                 let record = bytes.decode().map_err(|error| undecodable(path, offset, error))?;
                 let context = &self.state.synced().state.clocks.context;
-                let (changes, holes) =
-                    replayed_changes(&record, context, self.state).map_err(|error| at(error.to_string()))?;
+                let clear_rows = if self.state.clearing() < CLEARS_MAX { CLEAR_ROWS } else { usize::MAX };
+                let (changes, holes) = replayed_changes(&record, context, self.state, clear_rows)
+                    .map_err(|error| at(error.to_string()))?;
                 for key in &holes {
                     self.state.forget(key).map_err(|error| at(error.to_string()))?;
                 }
                 changes
             }
-            Entry::Adopt(adoption) => adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?,
-            Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
+            Entry::Adopt(adoption) => {
+                let rows = adoption.row_changes(self.state).map_err(|error| at(error.to_string()))?;
+                Changes { rows, clears: Vec::new() }
+            }
+            Entry::Start(_) | Entry::Ceiling(_) => Changes::default(),
         };
         let layer = if let Entry::Adopt(adoption) = &entry { adoption.layer } else { None };
         let absorbed = match layer {
-            None => self.state.absorb(position, entry, rows),
-            Some(layer) => self.adopt(layer, position, entry, rows),
+            None => self.state.absorb(position, entry, changes),
+            Some(layer) => self.adopt(layer, position, entry, changes.rows),
         };
         absorbed.map_err(|error| at(error.to_string()))?;
         self.state.settle(position);

@@ -11,7 +11,9 @@
 //! S2: the overlay holds the newest row of each key that an unsynced entry changed, and nothing else. S3: the count of a
 //! set, that of all rows, and the sum over all rows change with the row that changes them, through all stages. S4: the rows in memory are bounded: one that would
 //! make the memtable twice its size waits for the running checkpoint. S5: when an entry names a layer, no row in memory is older than
-//! the layer's pin, and no checkpoint runs whose rows a snapshot might show before their generation.
+//! the layer's pin, and no checkpoint runs whose rows a snapshot might show before their generation. S6: rows lie here
+//! as a pending clear has left them, and are read without what it covers; counts are of what is read, the number of rows, the sum over
+//! them and the sketch of what lies there ([`super::clearing`]).
 
 use super::aside::Adopting;
 use super::checkpoint::Checkpoint;
@@ -23,9 +25,8 @@ use super::pin::Pin;
 use super::view::View;
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, RowDigest, Sketch};
-use atoll_replication::{Entry, HOLES_MAX, Holes, LayerId, Position, RowChange, RowChanges};
+use atoll_replication::{Changes, Cleared, Clears, Entry, HOLES_MAX, Holes, LayerId, Position, RowChange, RowChanges};
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,22 +35,23 @@ const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// What is appended and not synced. S2
 #[derive(Debug, Default)]
-struct Overlay {
-    rows: BTreeMap<RowKey, (Position, Arc<Row>)>,
-    counts: BTreeMap<CollectionKey, (Position, u64)>,
-    entries: VecDeque<Unsynced>,
+pub(super) struct Overlay {
+    pub(super) rows: BTreeMap<RowKey, (Position, Arc<Row>)>,
+    pub(super) counts: BTreeMap<CollectionKey, (Position, u64)>,
+    pub(super) entries: VecDeque<Unsynced>,
 }
 
 #[derive(Debug)]
-struct Unsynced {
+pub(super) struct Unsynced {
     position: Position,
     entry: Entry,
     rows: RowChanges,
     counts: Vec<(CollectionKey, u64)>,
     /// The sum over all rows after it.
-    root: Cell,
+    pub(super) root: Cell,
     /// How many more rows the layer that it names makes.
     layer_rows: i64,
+    pub(super) clears: Vec<Cleared>,
 }
 
 /// What settling changed.
@@ -73,28 +75,30 @@ pub(super) struct CheckpointRule {
 /// Rows and clocks.
 #[derive(Debug)]
 pub(super) struct State {
-    overlay: Overlay,
-    layers: Layers,
+    pub(super) overlay: Overlay,
+    pub(super) layers: Layers,
+    /// Clears whose rows still lie there, those of unsynced entries too: what the replica reads by. S6
+    pub(super) clears: Clears,
     /// The base as the replica sees it, while an entry that names a layer is not synced.
-    ahead: Option<Arc<Base>>,
+    pub(super) ahead: Option<Arc<Base>>,
     /// Whether the engine knows of the adopted layer.
     adopted_in_engine: bool,
-    digests: Digests,
+    pub(super) digests: Digests,
     /// What has settled. S1
-    synced: Checkpoint,
+    pub(super) synced: Checkpoint,
     /// Its context, as views share it; `None` when it has moved since.
     context: Option<Arc<VersionVector>>,
     /// When the memtable's oldest change settled.
-    changed_at: Option<Instant>,
-    flusher: Flusher,
-    rule: CheckpointRule,
+    pub(super) changed_at: Option<Instant>,
+    pub(super) flusher: Flusher,
+    pub(super) rule: CheckpointRule,
     /// The rows of [`Digests::holes`], as they are told.
-    holes: Arc<Holes>,
+    pub(super) holes: Arc<Holes>,
     /// Those that were found while [`Self::ahead`] is, with what the sketch has for them: the memtable takes them when the entry settles,
     /// since the engine's rows are what readers see until then.
     unsettled_holes: Vec<(RowKey, RowDigest)>,
     /// Whether the memtable, and what is frozen, have rows that were only written again. S5
-    rewritten: (bool, bool),
+    pub(super) rewritten: (bool, bool),
 }
 
 impl State {
@@ -107,12 +111,14 @@ impl State {
         rule: CheckpointRule,
     ) -> Self {
         let adopted_in_engine = base.adopted.is_some();
-        let mut layers = Layers { memtable: Layer::default(), frozen: None, base };
+        let clears = Arc::clone(&synced.clears);
+        let mut layers = Layers { memtable: Layer::default(), frozen: None, base, clears };
         // Some may be there and be others than they should be.
         layers.memtable.unknown = digests.holes().iter().map(|(key, digest)| (key.clone(), *digest)).collect();
         let holes = told(&digests);
         Self {
             overlay: Overlay::default(),
+            clears: Clears::clone(&layers.clears),
             layers,
             ahead: None,
             adopted_in_engine,
@@ -243,8 +249,10 @@ impl State {
     ///
     /// # Errors
     /// The storage failed: the process must end.
-    pub(super) fn absorb(&mut self, position: Position, entry: Entry, rows: RowChanges) -> Result<(), ReadError> {
-        let counts = self.counts_after(&rows)?;
+    pub(super) fn absorb(&mut self, position: Position, entry: Entry, changes: Changes) -> Result<(), ReadError> {
+        let Changes { mut rows, clears } = changes;
+        let mut counts = self.counts_after(&rows)?;
+        self.lying_before(&mut rows)?;
         for change in rows.iter().filter(|change| change.is_repair()) {
             // One that was found this moment.
             self.examine(&change.key)?;
@@ -258,10 +266,12 @@ impl State {
         for change in &rows {
             self.overlay.rows.insert(change.key.clone(), (position, Arc::clone(&change.after)));
         }
+        clears.iter().for_each(|clear| self.clears.add(&clear.op));
+        counts.extend(self.counts_cleared(&clears)?);
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
         }
-        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts, root, layer_rows: 0 });
+        self.overlay.entries.push_back(Unsynced { position, entry, rows, counts, root, layer_rows: 0, clears });
         Ok(())
     }
 
@@ -290,7 +300,7 @@ impl State {
         for (collection, count) in &counts {
             self.overlay.counts.insert(collection.clone(), (position, *count));
         }
-        self.absorb(position, entry, rows)?;
+        self.absorb(position, entry, Changes { rows, clears: Vec::new() })?;
         if let Some(unsynced) = self.overlay.entries.back_mut() {
             unsynced.layer_rows = adopting.rows;
             // Those that the entry itself changes are counted in, and come last.
@@ -367,6 +377,9 @@ impl State {
             self.synced.rows = self.synced.rows.saturating_add_signed(unsynced.layer_rows);
             if matches!(&unsynced.entry, Entry::Adopt(adoption) if adoption.layer.is_some()) {
                 self.adopt_layer(&mut settled);
+            }
+            for clear in &unsynced.clears {
+                Arc::make_mut(&mut self.layers.clears).add(&clear.op);
             }
             self.settle_rows(unsynced, &mut settled);
         }
@@ -500,6 +513,7 @@ impl State {
         self.changed_at = None;
         self.layers.frozen = Some(Arc::clone(&frozen));
         self.rewritten = (false, self.rewritten.0);
+        self.synced.clears = Arc::clone(&self.layers.clears);
         self.flusher.begin(frozen, self.synced.clone(), self.layers.base.adopted);
     }
 
@@ -523,6 +537,7 @@ impl State {
 
     /// The volatile state as it is now.
     pub(super) fn pin(&self) -> Pin {
+        debug_assert!(self.clears.is_empty(), "a pin's sketch is that of what it shows");
         let mut layers = self.layers.clone();
         layers.base = Arc::clone(self.base_now());
         for (key, (_, row)) in &self.overlay.rows {
@@ -540,7 +555,7 @@ impl State {
     /// The sketch of the rows in the engine, if that holds everything that was appended.
     pub(super) fn sketch_of_engine(&self) -> Option<Arc<Sketch>> {
         // The next start reads every row, and so finds what is damaged.
-        if !self.holes.is_empty() {
+        if !self.holes.is_empty() || !self.layers.memtable.is_empty() || self.layers.frozen.is_some() {
             return None;
         }
         let holds_all = self.overlay.entries.is_empty() && self.layers.base.position == self.synced.position;
@@ -568,7 +583,7 @@ impl State {
     }
 
     /// The engine as the replica sees it.
-    fn base_now(&self) -> &Arc<Base> {
+    pub(super) fn base_now(&self) -> &Arc<Base> {
         self.ahead.as_ref().unwrap_or(&self.layers.base)
     }
 
@@ -580,31 +595,4 @@ impl State {
 
 fn told(digests: &Digests) -> Arc<Holes> {
     Arc::new(digests.holes().keys().map(|key| (key.clone(), digests.key().id(key))).collect())
-}
-
-impl RowSource for State {
-    fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
-        match self.overlay.rows.get(key) {
-            Some((_, row)) => Ok((!row.is_empty()).then(|| Arc::clone(row))),
-            None => self.layers.row_on(self.base_now(), key),
-        }
-    }
-
-    fn visit(
-        &self,
-        prefix: &[u8],
-        from: &[u8],
-        visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
-    ) -> Result<(), ReadError> {
-        let range = (Bound::Included(prefix.max(from)), Bound::Unbounded);
-        let unsynced = self.overlay.rows.range::<[u8], _>(range).map(|(key, (_, row))| (key, row));
-        self.layers.visit_on(self.base_now(), Some(Box::new(unsynced)), prefix, from, visitor)
-    }
-
-    fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
-        match self.overlay.counts.get(collection) {
-            Some((_, count)) => Ok(*count),
-            None => self.layers.count_on(self.base_now(), collection),
-        }
-    }
 }

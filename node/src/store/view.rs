@@ -53,7 +53,13 @@ impl View {
         self.rows
     }
 
-    /// The sum over all rows: equal at nodes of one cluster that hold the same ones.
+    /// Whether rows lie here that a clear has yet to remove: [`Self::rows`] and [`Self::root`] are then with them.
+    #[must_use]
+    pub fn is_clearing(&self) -> bool {
+        !self.layers.clears.is_empty()
+    }
+
+    /// The sum over all rows: equal at nodes of one cluster that hold the same ones, unless one of them is clearing.
     #[must_use]
     pub fn root(&self) -> Cell {
         self.root

@@ -153,7 +153,7 @@ impl Replica {
 
     /// Tells peers that hold the same what the rows here add up to.
     pub(super) fn tick_prove(&mut self, store: &dyn Store, out: &mut Vec<Effect>) {
-        if !self.holes.is_empty() {
+        if !self.may_compare_roots(store) {
             return;
         }
         let (now, every) = (self.now.instant, self.config.limits.prove_every);
@@ -175,7 +175,7 @@ impl Replica {
     /// other may have lost or kept wrongly, so that neither dropping nor adding it would be safe. It is told which rows it is about.
     pub(super) fn on_root(&mut self, id: LinkId, durable: VectorDigest, root: Cell, store: &dyn Store) {
         let Some(link) = self.links.get(&id).filter(|link| !link.foreign_digests) else { return };
-        if durable == VectorDigest::of([&self.durable]) && self.holes.is_empty() {
+        if durable == VectorDigest::of([&self.durable]) && self.may_compare_roots(store) {
             let (node, region) = (link.node.clone(), link.region.clone());
             let equal = root == store.synced_root();
             self.counts.proofs += 1;

@@ -204,6 +204,7 @@ impl Replica {
             return;
         }
         let link = self.whom_to_ask();
+        self.clearing.quiet_wanted = false;
         self.drop_unwanted(link.is_none(), store);
         let Some(link) = link else {
             self.lost_since = None;
@@ -212,7 +213,8 @@ impl Replica {
         let since = *self.lost_since.get_or_insert(now);
         // A session that needs more than there is room for, say, is not tried over and over at full speed.
         let pause = limits.reconcile_after * 2_u32.saturating_pow(self.failed.0.min(FAILURES_COUNTED));
-        if now.since(since) >= pause && !store.is_moving_aside() {
+        self.clearing.quiet_wanted = now.since(since) >= pause && self.is_clearing(store);
+        if now.since(since) >= pause && !store.is_moving_aside() && !self.clearing.quiet_wanted {
             self.open_session(link, store, out);
         }
     }

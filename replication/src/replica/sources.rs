@@ -30,7 +30,8 @@ impl Replica {
         self.next_session += 1;
         let mut talk = Talk::new(session, self.next_session);
         // C5
-        if open.is_early_at(&self.clocks.context) && !is(Mutant::RepairFromBehind) {
+        let is_early = open.is_early_at(&self.clocks.context) && !is(Mutant::RepairFromBehind);
+        if is_early || self.is_clearing(store) {
             self.early.insert(link, (session, open));
             return;
         }
@@ -56,8 +57,12 @@ impl Replica {
         self.counts.sessions_granted += 1;
     }
 
-    /// Grants sessions that waited until this node covers what the peer's damaged rows need. C5
+    /// Grants sessions that waited until this node covers what the peer's damaged rows need (C5), or until nothing was
+    /// being cleared.
     pub(super) fn open_early(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) {
+        if self.is_clearing(store) {
+            return;
+        }
         let context = &self.clocks.context;
         let timely: Vec<_> = self.early.extract_if(.., |_, (_, open)| !open.is_early_at(context)).collect();
         for (link, (session, open)) in timely {

@@ -131,7 +131,7 @@ impl Replica {
 
     /// Asks the peer that is due, and gives up the one that does not answer.
     pub(super) fn tick_verify(&mut self, store: &mut dyn Store, out: &mut Vec<Effect>) -> Result<(), ReadError> {
-        let now = self.now.instant;
+        let (now, is_clearing) = (self.now.instant, self.is_clearing(&*store));
         if self.verifying.at.is_none()
             && let Some((node, region)) = self.next_doubted()
         {
@@ -156,6 +156,10 @@ impl Replica {
         let caught_up =
             first.as_ref().is_none_or(|found| found.theirs.leq(&self.clocks.context) && found.ours.leq(link.peer()));
         if now < *from || !caught_up {
+            return Ok(());
+        }
+        if is_clearing {
+            self.clearing.quiet_wanted = true;
             return Ok(());
         }
         let (link, first) = (link.id, first.take());

@@ -2,6 +2,7 @@
 
 use super::purge::puts_runs;
 use super::{Replica, Unsynced};
+use crate::apply::touched;
 use crate::command::{CommandError, check_size};
 use crate::effect::{Effect, RequestId, WriteError, WriteOutcome, WriteRequest};
 use crate::mutants::{Mutant, is};
@@ -98,6 +99,10 @@ impl Replica {
         }
         deps = deps.iter().filter(|dep| dep.actor != self.actor).collect();
         let record = Record { dot, at, deps, ops };
+        if let Some(hole) = touched(&record, &self.holes) {
+            // A clear may name it without having read it.
+            return Err(CommandError::Read(ReadError::Damaged(hole.clone())));
+        }
         let bytes = record.encode();
         check_size(bytes.as_bytes().len())?;
         self.append_record(&record, bytes, store)?;

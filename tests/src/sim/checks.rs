@@ -73,8 +73,8 @@ fn dots(row: Option<&Arc<Row>>) -> Vec<Dot> {
 /// Invariant 3 for one row: `state(row) = f(CC)`, and a counter's true value.
 fn row(node: &Node, history: &History, reach: &Reach, key: &RowKey) -> Result<(), String> {
     let live = history.live(key, reach)?;
-    let row = node.store.rows().get(key);
-    let held = dots(row);
+    let row = node.store.seen(key);
+    let held = dots(row.as_ref());
     if held != live {
         return Err(format!("{key:?} holds {held:?}, f(CC) is {live:?}"));
     }
@@ -91,7 +91,7 @@ fn row(node: &Node, history: &History, reach: &Reach, key: &RowKey) -> Result<()
         return Err(format!("{key:?} holds more than the cap of {actor}"));
     }
     if is_counter(key) {
-        let (shown, is) = (counters::value(row).unwrap_or(0), history.counter(key, reach));
+        let (shown, is) = (counters::value(&row).unwrap_or(0), history.counter(key, reach));
         if shown != is {
             return Err(format!("{key:?} shows {shown}, is {is}: {row:?}; {}", history.counter_story(key)));
         }
@@ -114,11 +114,14 @@ pub fn whole(node: &mut Node, history: &History) -> Result<(), String> {
     if !node.store.check_sketch() {
         return Err("the sketch is not that of the rows".into());
     }
+    if let Some(what) = node.store.miscounted() {
+        return Err(what.into());
+    }
     let (all, durable) = (history.reach(&node.context), history.reach(replica.durable()));
     for key in history.row_keys() {
         row(node, history, &all, key)?;
         let live = history.live(key, &durable)?;
-        let held = dots(node.store.synced_rows().get(key));
+        let held = dots(node.store.seen_synced(key).as_ref());
         if held != live {
             return Err(format!("readers of {key:?} see {held:?}, f(durable) is {live:?}"));
         }

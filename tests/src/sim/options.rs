@@ -123,6 +123,8 @@ pub struct Options {
     pub huge: (u64, usize),
     /// Peers that may take a node's state over at once.
     pub sources: usize,
+    /// Rows that a clear removes at once, and that a step of a larger one looks at.
+    pub clear_rows: usize,
     /// Whether nodes have seeds, and found the cluster together.
     pub founding: bool,
     /// Whether at the end only a majority heals, and the rest stays broken for ever.
@@ -195,9 +197,12 @@ impl Options {
             plain.log_records_max = usize::MAX;
         }
         rare.removals = !replaced && !founding && !plain.rot && random.permille(400);
+        // Of a set of three members a step a member, or two; of a huge one not quite so many.
+        let steps: &[usize] = if mix == Mix::HugeSets { &[512, 100] } else { &[512, 1, 2] };
+        let clear_rows = *random.pick(steps).unwrap_or(&512);
         let drift_ppm = if drifts { *random.pick(&[200, 20_000]).unwrap_or(&200) } else { 0 };
         let epilogue = core_only || epilogue;
-        let drawn = Self { rare, drift_ppm, mix, huge, sources, founding, core_only, epilogue, ..plain };
+        let drawn = Self { rare, drift_ppm, mix, huge, sources, clear_rows, founding, core_only, epilogue, ..plain };
         drawn.with_more(&mut Random::new(seed ^ 0x3c_0de5))
     }
 
@@ -269,6 +274,7 @@ impl Options {
             mix: Mix::Ordinary,
             huge: (760, 0),
             sources: 2,
+            clear_rows: 512,
             founding: false,
             core_only: false,
             epilogue: false,

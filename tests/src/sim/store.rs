@@ -5,14 +5,18 @@
 //! that a real store does. M3: the sketch is that of `rows`, and `synced_root` the sum over `synced`. M4: nothing of
 //! these changes but with `version`. M5: a layer has effect by the entry that names it, as one change with it; a crash
 //! forgets one that is being built. M6: a row that has rotted is an error to whoever reads it, here and in every pin; what it
-//! held is kept for the checks alone, and goes on being what it should be.
+//! held is kept for the checks alone, and goes on being what it should be. M7: what a pending clear covers lies in `rows`
+//! and `synced` until a step comes by it, and is not seen; steps are as durable as `synced`, and how far they are is forgotten by a crash.
 
+mod clearing;
+
+use self::clearing::begun_anew;
 use super::layer::Building;
 use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, ReadError, Row, RowKey, RowSource, VersionVector};
 use atoll_replication::sketch::{Cell, Change, DigestKey, RowDigest, RowId, Sketch};
 use atoll_replication::{
-    Adoption, Aside, AsideUse, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes, Recovered, RowChange,
-    RowChanges, Sides, Store, replayed_changes, row_changes,
+    Adoption, Aside, AsideUse, Changes, Cleared, Clears, Entry, Holes, LayerId, Merged, Pinned, Position, RecordBytes,
+    Recovered, RowChange, RowChanges, Sides, Store, replayed_changes, row_changes,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -47,7 +51,12 @@ pub struct MemStore {
     log: BTreeMap<ActorId, BTreeMap<u64, RecordBytes>>,
     /// Records kept an actor whoever still needs more: the hard cap.
     log_records_max: usize,
-    unsynced: VecDeque<(Position, Entry, RowChanges)>,
+    unsynced: VecDeque<(Position, Entry, Changes)>,
+    /// Pending clears, as the replica sees them, and readers. M7
+    clears: Clears,
+    synced_clears: Clears,
+    /// A clear that did not say rightly how many rows it leaves.
+    miscounted: Option<String>,
     last: Position,
     /// The layer that is built.
     building: Option<Building>,
@@ -105,6 +114,9 @@ impl Default for MemStore {
             log: BTreeMap::new(),
             log_records_max: usize::MAX,
             unsynced: VecDeque::new(),
+            clears: Clears::default(),
+            synced_clears: Clears::default(),
+            miscounted: None,
             last: Position::default(),
             building: None,
             layers: BTreeMap::new(),
@@ -191,8 +203,9 @@ impl MemStore {
     /// Makes everything up to `position` durable.
     pub fn sync_to(&mut self, position: Position) {
         while self.unsynced.front().is_some_and(|(at, _, _)| *at <= position) {
-            if let Some((_, entry, changes)) = self.unsynced.pop_front() {
+            if let Some((_, entry, Changes { rows: changes, clears })) = self.unsynced.pop_front() {
                 self.version += 1;
+                clears.iter().for_each(|clear| self.synced_clears.add(&clear.op));
                 change(&mut self.synced, &changes);
                 let mut rotten = false;
                 for change in &changes {
@@ -230,6 +243,8 @@ impl MemStore {
         self.rows = Arc::new(self.synced.clone());
         self.building = None;
         self.moving.set(0);
+        self.synced_clears = begun_anew(&self.synced_clears);
+        self.clears = self.synced_clears.clone();
         self.rot.lock().expect("nobody panics").rows.clear();
         let kept: Vec<_> = self.unsynced.drain(..).take(keep).map(|(_, entry, _)| entry).collect();
         let mut recovered = self.synced_state.clone();
@@ -243,13 +258,13 @@ impl MemStore {
                     let record = bytes.decode().expect("what was appended reads back");
                     self.log.entry(record.dot.actor).or_default().insert(record.dot.seq, bytes.clone());
                     self.rot.lock().expect("nobody panics").rows = rot.clone();
-                    let (changes, passed) =
-                        replayed_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
+                    let (changes, passed) = replayed_changes(&record, &recovered.clocks.context, self, usize::MAX)
+                        .expect("memory does not fail");
                     rot.extend(passed.into_iter().map(|key| (key, true)));
                     // What is behind goes on being what it should be, for the checks.
                     self.rot.lock().expect("nobody panics").rows.clear();
                     let all = row_changes(&record, &recovered.clocks.context, self).expect("memory does not fail");
-                    assert!(all.iter().filter(|change| !rot.contains_key(&change.key)).eq(&changes));
+                    assert!(all.iter().filter(|change| !rot.contains_key(&change.key)).eq(&changes.rows));
                     all
                 }
                 Entry::Adopt(adoption) => {
@@ -263,6 +278,7 @@ impl MemStore {
                 }
                 Entry::Start(_) | Entry::Ceiling(_) => Vec::new(),
             };
+            let changes = self.lying_before(changes);
             change(Arc::make_mut(&mut self.rows), &changes);
             recovered.replay(&entry);
         }
@@ -302,16 +318,10 @@ impl MemStore {
         self.full = full;
     }
 
-    /// Every row, entries that are not synced included.
+    /// Every row as it lies there, entries that are not synced included.
     #[must_use]
     pub fn rows(&self) -> &BTreeMap<RowKey, Arc<Row>> {
         &self.rows
-    }
-
-    /// Every row that readers may see.
-    #[must_use]
-    pub fn synced_rows(&self) -> &BTreeMap<RowKey, Arc<Row>> {
-        &self.synced
     }
 
     /// Up to where records were dropped because all had them, since the last call.
@@ -344,7 +354,8 @@ impl MemStore {
 
     /// A row rots on the disk; `false` when it is in memory still, or rotten.
     pub fn rots(&mut self, key: &RowKey) -> bool {
-        let in_memory = self.unsynced.iter().any(|(_, _, changes)| changes.iter().any(|change| change.key == *key));
+        let in_memory =
+            self.unsynced.iter().any(|(_, _, changes)| changes.rows.iter().any(|change| change.key == *key));
         if in_memory || !self.rows.contains_key(key) || self.rot_on_disk.contains_key(key) {
             return false;
         }
@@ -378,7 +389,7 @@ fn recoded(adoption: &Arc<Adoption>) -> Adoption {
 }
 
 fn visit(
-    rows: &Rows,
+    (rows, clears): (&Rows, &Clears),
     rot: &Mutex<Rot>,
     (prefix, from): (&[u8], &[u8]),
     visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
@@ -389,24 +400,25 @@ fn visit(
             break;
         }
         check(rot, key)?;
-        if !visitor(key, row) {
+        if clears.shown(key, Arc::clone(row)).is_some_and(|row| !visitor(key, &row)) {
             break;
         }
     }
     Ok(())
 }
 
-fn count(rows: &Rows, collection: &CollectionKey) -> u64 {
+fn count(rows: &Rows, clears: &Clears, collection: &CollectionKey) -> u64 {
     debug_assert_eq!(collection.data_type(), DataType::Set);
     let prefix = collection.as_bytes();
     let from = rows.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-    from.take_while(|(key, _)| key.as_bytes().starts_with(prefix)).count() as u64
+    let under = from.take_while(|(key, _)| key.as_bytes().starts_with(prefix));
+    under.filter(|(key, row)| clears.shown(key, Arc::clone(row)).is_some()).count() as u64
 }
 
 impl RowSource for MemStore {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         check(&self.rot, key)?;
-        Ok(self.rows.get(key).cloned())
+        Ok(self.rows.get(key).and_then(|row| self.clears.shown(key, Arc::clone(row))))
     }
 
     fn visit(
@@ -415,16 +427,20 @@ impl RowSource for MemStore {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, &self.rot, (prefix, from), visitor)
+        visit((&self.rows, &self.clears), &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
-        Ok(count(&self.rows, collection))
+        Ok(count(&self.rows, &self.clears, collection))
+    }
+
+    fn is_clearing(&self, prefix: &[u8]) -> bool {
+        self.clears.is_clearing(prefix)
     }
 }
 
 impl Store for MemStore {
-    fn append(&mut self, entry: Entry, changes: RowChanges) -> Position {
+    fn append_clearing(&mut self, entry: Entry, changes: RowChanges, clears: Vec<Cleared>) -> Position {
         assert!(changes.is_sorted_by(|a, b| a.key < b.key), "changes are in order of keys");
         self.version += 1;
         self.last = Position(self.last.0 + 1);
@@ -439,6 +455,7 @@ impl Store for MemStore {
             }
             _ => changes,
         };
+        let changes = self.lying_before(changes);
         for change in &changes {
             let rot = self.rot.lock().expect("nobody panics").rows.remove(&change.key);
             assert_eq!(rot.is_some(), change.is_repair(), "what is damaged is repaired, not written over");
@@ -456,9 +473,28 @@ impl Store for MemStore {
             let dot = record.dot();
             self.log.entry(dot.actor).or_default().insert(dot.seq, record.clone());
         }
+        for clear in &clears {
+            self.clears.add(&clear.op);
+            let Ok(key) = RowKey::parse(&clear.op.prefix) else { continue };
+            if let (DataType::Set, Some(live)) = (key.data_type(), clear.live) {
+                let counted = count(&self.rows, &self.clears, &key.collection());
+                // What has rotted is in no count of what was read.
+                if counted != live && !self.has_rot() {
+                    self.miscounted = Some(format!("{counted} rows are left of {key:?}, the record says {live}"));
+                }
+            }
+        }
         self.appended.push(entry.clone());
-        self.unsynced.push_back((self.last, entry, changes));
+        self.unsynced.push_back((self.last, entry, Changes { rows: changes, clears }));
         self.last
+    }
+
+    fn clearing(&self) -> usize {
+        self.clears.len()
+    }
+
+    fn clear_step(&mut self, rows_max: usize) -> Result<bool, ReadError> {
+        self.step_of_clears(rows_max)
     }
 
     fn log(&self, actor: ActorId, from: u64, bytes_max: usize) -> Result<Vec<RecordBytes>, ReadError> {
@@ -522,6 +558,7 @@ impl Store for MemStore {
         Arc::new(Pin {
             rows: Arc::clone(&self.rows),
             ids: Arc::clone(&self.ids),
+            clears: self.clears.clone(),
             rot: Arc::clone(&self.rot),
             sketch: self.sketch.clone(),
         })
@@ -580,6 +617,7 @@ impl Aside for MemStore {
 struct Pin {
     rows: Arc<Rows>,
     ids: Arc<BTreeMap<RowId, RowKey>>,
+    clears: Clears,
     rot: Arc<Mutex<Rot>>,
     sketch: Sketch,
 }
@@ -587,7 +625,7 @@ struct Pin {
 impl RowSource for Pin {
     fn row(&self, key: &RowKey) -> Result<Option<Arc<Row>>, ReadError> {
         check(&self.rot, key)?;
-        Ok(self.rows.get(key).cloned())
+        Ok(self.rows.get(key).and_then(|row| self.clears.shown(key, Arc::clone(row))))
     }
 
     fn visit(
@@ -596,11 +634,11 @@ impl RowSource for Pin {
         from: &[u8],
         visitor: &mut dyn FnMut(&RowKey, &Arc<Row>) -> bool,
     ) -> Result<(), ReadError> {
-        visit(&self.rows, &self.rot, (prefix, from), visitor)
+        visit((&self.rows, &self.clears), &self.rot, (prefix, from), visitor)
     }
 
     fn live_rows(&self, collection: &CollectionKey) -> Result<u64, ReadError> {
-        Ok(count(&self.rows, collection))
+        Ok(count(&self.rows, &self.clears, collection))
     }
 }
 
@@ -617,7 +655,9 @@ impl Pinned for Pin {
         for key in ids.iter().filter_map(|id| self.ids.get(id)) {
             if let Some(row) = self.rows.get(key) {
                 check(&self.rot, key)?;
-                visitor(key, row);
+                if let Some(row) = self.clears.shown(key, Arc::clone(row)) {
+                    visitor(key, &row);
+                }
             }
         }
         Ok(())

@@ -343,6 +343,8 @@ impl World {
             ("reconciliations resumed", counts.sessions_resumed),
             ("further passes over a layer", counts.further_passes),
             ("rows repaired", counts.rows_repaired),
+            ("clears in steps", counts.clears_in_steps),
+            ("steps of clears", counts.clear_steps),
             ("rows adopted", counts.rows_adopted),
             ("markers let go", counts.markers_purged),
             ("floors let go", counts.floors_purged),
@@ -457,6 +459,7 @@ impl World {
                 resume_within: Duration::from_millis(self.options.resume_within_ms),
                 sources: self.options.sources,
                 purge_every: Duration::from_millis(100),
+                clear_rows: self.options.clear_rows,
                 catching_up_records: 20,
                 ..Limits::default()
             },

@@ -1,6 +1,7 @@
 //! Tests of the whole store, on real directories.
 
 mod bounds;
+mod clearing;
 mod commits;
 mod damage;
 mod layered;
@@ -11,11 +12,12 @@ mod views;
 
 use super::{NodeStore, OpenError, Opened, Retention, StoreConfig, SyncMode};
 use atoll_crdt::{
-    ActorId, CollectionKey, DataType, Dot, Draft, Hlc, ReadError, Row, RowKey, RowSource, VersionVector, sets,
+    ActorId, ClearOp, CollectionKey, DataType, Dot, Draft, Hlc, Op, ReadError, Row, RowKey, RowSource, VersionVector,
+    sets,
 };
 use atoll_replication::sketch::{Change, DigestKey, RowDigest, Sketch};
 use atoll_replication::{
-    Adoption, Entry, Position, Record, Recovered, RowChange, RowChanges, Start, Store, row_changes,
+    Adoption, Entry, Position, Record, Recovered, RowChange, RowChanges, Start, Store, replayed_changes, row_changes,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -102,6 +104,30 @@ impl Fixture {
         let rows = row_changes(&record, &self.context, &self.opened.store).expect("rows are readable");
         self.context.include(dot);
         (self.store().append(Entry::Record(record.encode()), rows.clone()), rows)
+    }
+
+    /// Appends a record that deletes a set and leaves its rows to be removed in steps, all but those of the actor's last
+    /// `unseen` records, which it has not seen; gives what it makes of rows as they are read.
+    pub(super) fn clear_later(&mut self, set: &CollectionKey, unseen: u64, is_known: bool) -> RowChanges {
+        let last = self.context.get(self.actor);
+        let others = self.context.iter().filter(|dot| dot.actor != self.actor);
+        let own = Dot::new(self.actor, last.saturating_sub(unseen));
+        let seen = others.chain([own]).collect::<VersionVector>();
+        let op = ClearOp { prefix: set.as_bytes().into(), context: seen };
+        let dot = Dot::new(self.actor, last + 1);
+        let (at, deps) = (Hlc::at_ms(1), VersionVector::new());
+        let record = Record { dot, at, deps, ops: vec![Op::Clear(op)] };
+        let store = &self.opened.store;
+        let all = row_changes(&record, &self.context, store).expect("rows are readable");
+        let (mut changes, holes) = replayed_changes(&record, &self.context, store, 0).expect("rows are readable");
+        assert!(holes.is_empty());
+        let before = store.live_rows(set).expect("readable");
+        for clear in changes.clears.iter_mut().filter(|_| is_known) {
+            clear.live = before.checked_add_signed(all.iter().map(RowChange::rows).sum());
+        }
+        self.context.include(dot);
+        self.store().append_clearing(Entry::Record(record.encode()), changes.rows, changes.clears);
+        all
     }
 
     /// Appends the end of a reconciliation; gives what it made of rows.

@@ -15,6 +15,10 @@ enum Step {
     Add(u8, u8),
     Remove(u8, u8),
     Clear(u8),
+    /// A set is deleted, and its rows removed in steps; all but what so many records put last, and whether the record tells how many are left.
+    ClearLater(u8, u64, bool),
+    /// A step of so many rows.
+    RemoveSome(usize),
     Flag(u8, bool),
     Large(u8),
     /// A reconciliation ends: a member of a set comes, the next one goes; whether an actor was lost.
@@ -43,6 +47,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => (0..3_u8, 0..12_u8).prop_map(|(s, m)| Step::Add(s, m)),
         4 => (0..3_u8, 0..12_u8).prop_map(|(s, m)| Step::Remove(s, m)),
         1 => (0..3_u8).prop_map(Step::Clear),
+        3 => (0..3_u8, 0..4_u64, any::<bool>()).prop_map(|(s, unseen, known)| Step::ClearLater(s, unseen, known)),
+        8 => (1..4_usize).prop_map(Step::RemoveSome),
         4 => (0..6_u8, any::<bool>()).prop_map(|(k, v)| Step::Flag(k, v)),
         1 => (0..3_u8).prop_map(Step::Large),
         2 => (0..3_u8, 0..12_u8, any::<bool>()).prop_map(|(s, m, lost)| Step::Adopt(s, m, lost)),
@@ -183,6 +189,12 @@ impl World {
                 self.write(|draft| sets::remove(draft, &member));
             }
             Step::Clear(s) => self.write(|draft| sets::delete(draft, &set(&s.to_string()))),
+            // What changes while a layer is built must be told at once.
+            Step::ClearLater(s, ..) if self.layer.is_some() => self.step(Step::Clear(s)),
+            Step::ClearLater(s, unseen, is_known) => self.clear_later(&set(&s.to_string()), unseen, is_known),
+            Step::RemoveSome(rows) => {
+                self.fixture().store().clear_step(rows).expect("readable");
+            }
             Step::Flag(k, value) => {
                 let flag = CollectionKey::new("_system", DataType::Flag, &k.to_string()).expect("valid");
                 self.write(|draft| flags::set(draft, &flag.row(), value));
@@ -194,8 +206,14 @@ impl World {
             }
             // One at a time.
             Step::Adopt(..) if self.layer.is_some() => {}
-            Step::Adopt(s, m, lost) => self.adopt(s, m, lost),
-            Step::LayerBegin(seed) => self.begin_layer(seed),
+            Step::Adopt(s, m, lost) => {
+                self.clear_all();
+                self.adopt(s, m, lost);
+            }
+            Step::LayerBegin(seed) => {
+                self.clear_all();
+                self.begin_layer(seed);
+            }
             Step::LayerNote => self.note_layer(),
             Step::LayerOver => self.look_over_layer(),
             Step::LayerEnd(writes) => self.end_layer(writes),
@@ -214,12 +232,32 @@ impl World {
                 self.views.push(view);
             }
             Step::HoldPin => {
+                self.clear_all();
                 let at = self.model.last();
                 let pin = self.fixture().store().pin();
                 self.pins.push((pin, at));
             }
             Step::Truncate(kept) => self.truncate(kept),
             Step::Reopen(submit) => self.reopen(submit),
+        }
+    }
+
+    fn clear_later(&mut self, set: &CollectionKey, unseen: u64, is_known: bool) {
+        let fixture = self.fixture();
+        let changes = fixture.clear_later(set, unseen, is_known);
+        let dot = Dot::new(fixture.actor, fixture.context.get(fixture.actor));
+        let record = fixture.store().log(dot.actor, dot.seq, 1).expect("readable").remove(0);
+        self.model.append(&changes, |clocks| clocks.record(dot));
+        let last = self.model.last();
+        self.model.log.insert(last, record);
+    }
+
+    /// All steps of what is being cleared, as before anything is compared.
+    fn clear_all(&mut self) {
+        while self.fixture().store().clearing() > 0 {
+            self.step(Step::Submit);
+            self.step(Step::Publish);
+            self.step(Step::RemoveSome(3));
         }
     }
 
@@ -319,21 +357,26 @@ impl World {
 
     fn check(&mut self) {
         self.checks += 1;
-        let pin = self.fixture().store().pin();
+        let is_quiet = self.fixture().store().clearing() == 0;
+        let pin = is_quiet.then(|| self.fixture().store().pin());
         let (fixture, model) = (self.fixture.as_mut().expect("the store is open"), &self.model);
         let store = &fixture.opened.store;
         let last = model.last();
         check_source(store, &model.at(last).rows);
-        check_pin(&*pin, model, last, self.checks);
+        if let Some(pin) = pin {
+            check_pin(&*pin, model, last, self.checks);
+        }
         let view = fixture.opened.views.current();
         let expected = model.at(view.position());
         check_source(&*view, &expected.rows);
-        assert_eq!((view.rows(), view.root()), (expected.rows.len() as u64, expected.sketch.root()));
+        if !view.is_clearing() {
+            assert_eq!((view.rows(), view.root()), (expected.rows.len() as u64, expected.sketch.root()));
+        }
         assert_eq!(**view.context(), expected.clocks.context);
         for view in &self.views {
             let expected = model.at(view.position());
             assert_eq!(rows(&**view), expected.rows, "a view never changes");
-            assert_eq!(view.root(), expected.sketch.root());
+            assert!(view.is_clearing() || view.root() == expected.sketch.root());
         }
         for (pin, at) in &self.pins {
             check_source(&**pin, &model.at(*at).rows);

@@ -18,7 +18,7 @@ impl World {
         for (i, a) in self.nodes.iter().enumerate() {
             for b in &self.nodes[i + 1..] {
                 let same = a.replica.is_some() && b.replica.is_some() && a.context == b.context;
-                if same && a.store.rows() != b.store.rows() {
+                if same && a.store.seen_rows() != b.store.seen_rows() {
                     return Err(format!("n{} and n{} have equal contexts and different rows", a.index, b.index));
                 }
             }

@@ -58,7 +58,7 @@ impl World {
                 self.reach("reads of damaged rows");
                 return Ok(());
             }
-            let floors = node.store.synced_rows().get(&key.row()).map(|row| counters::shown(row)).unwrap_or_default();
+            let floors = node.store.seen_synced(&key.row()).map(|row| counters::shown(&row)).unwrap_or_default();
             self.shown.push((key.clone(), Seen { context: replica.durable().clone(), floors: Some(floors) }));
         }
         self.reach("session reads");
