@@ -211,6 +211,12 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The storage failed.
     pub fn clear(&mut self, prefix: &[u8]) -> Result<(), ReadError> {
+        let context = self.seen.map_or_else(|| self.context.clone(), |seen| seen.context.clone());
+        self.clear_seen(prefix, context)
+    }
+
+    /// The same of what somebody saw whose context this writer's includes.
+    pub(crate) fn clear_seen(&mut self, prefix: &[u8], mut context: VersionVector) -> Result<(), ReadError> {
         if !self.any_under(prefix)? {
             return Ok(());
         }
@@ -221,7 +227,6 @@ impl<'a> Draft<'a> {
                 put => *put = None,
             }
         }
-        let mut context = self.seen.map_or_else(|| self.context.clone(), |seen| seen.context.clone());
         if is_on(Mutant::ClearCoversItsOwnDot) {
             context.include(self.dot);
         }

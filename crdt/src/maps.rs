@@ -14,8 +14,8 @@
 
 use crate::mutants::{Mutant, is_on};
 use crate::{
-    CollectionKey, Draft, Hlc, KeyError, LeafKind, MapPath, Payload, ReadError, Row, RowKey, RowPath, counters,
-    registers, sets,
+    CollectionKey, Draft, Hlc, KeyError, LeafKind, MapPath, Payload, ReadError, Row, RowKey, RowPath, RowSource,
+    VersionVector, counters, registers, sets,
 };
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -149,6 +149,64 @@ pub fn remove(draft: &mut Draft<'_>, map: &CollectionKey, path: &MapPath) -> Res
         counters::reset_before_clear(draft, key)?;
     }
     Ok(draft.clear(&subtree)?)
+}
+
+/// What a reader saw of a map, so that whoever deletes it need not look through it. Cost: O(rows) to make, O(counters) to
+/// use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What the reader had seen: later writes are concurrent with the deletion.
+    context: VersionVector,
+    counters: Vec<RowKey>,
+    any: bool,
+}
+
+impl Found {
+    /// Nothing yet, of a reader with this context.
+    #[must_use]
+    pub fn nothing(context: VersionVector) -> Self {
+        Self { context, counters: Vec::new(), any: false }
+    }
+
+    /// One more row of the map.
+    pub fn note(&mut self, key: &RowKey, row: &Row) {
+        let Some(kind) = key.leaf_kind().filter(|_| !row.is_empty()) else { return };
+        self.any |= is_visible(kind, row);
+        if kind == LeafKind::Counter {
+            self.counters.push(key.clone());
+        }
+    }
+
+    /// The counters that a deletion resets: all of a map that shows anything.
+    #[must_use]
+    pub fn counters(&self) -> &[RowKey] {
+        if self.any { &self.counters } else { &[] }
+    }
+}
+
+/// Looks through a map that a reader with `context` sees.
+///
+/// # Errors
+/// The storage failed.
+pub fn look(source: &dyn RowSource, map: &CollectionKey, context: VersionVector) -> Result<Found, ReadError> {
+    let (mut found, all) = (Found::nothing(context), MapPath::root().subtree(map));
+    source.visit(&all, &all, &mut |key, row| {
+        found.note(key, row);
+        true
+    })?;
+    Ok(found)
+}
+
+/// Removes what a reader found in a map: its counters as they stand, and of everything else what the reader had seen. One
+/// operation, and one reset a counter (M2).
+///
+/// # Errors
+/// The storage failed.
+pub fn remove_found(draft: &mut Draft<'_>, map: &CollectionKey, found: &Found) -> Result<(), MapError> {
+    for key in found.counters().iter().filter(|_| !is_on(Mutant::ClearForgetsCounters)) {
+        counters::reset_before_clear(draft, key)?;
+    }
+    if found.any { Ok(draft.clear_seen(&MapPath::root().subtree(map), found.context.clone())?) } else { Ok(()) }
 }
 
 /// Removes what is strictly under a place, leaf by leaf: what is at the place itself stays.

@@ -20,7 +20,7 @@ use crate::archive::{self, Archives};
 use crate::inbox::{Inbox, Stopped};
 use crate::store::{Behind, View, Views};
 use atoll_client::api::{Consistency, WriteLevel};
-use atoll_crdt::{CollectionKey, ReadError, Seen, VersionVector, maps};
+use atoll_crdt::{CollectionKey, DataType, ReadError, Seen, VersionVector, maps};
 use atoll_replication::{
     Answer, Command, CommandError, Fence, MapChange, RegionName, WriteError, WriteOutcome, WriteRequest,
 };
@@ -290,6 +290,7 @@ impl App {
             return Err(RECORD_TOO_LARGE);
         }
         let regions = self.level(options.level)?;
+        let commands = self.looked_through(commands, &options).await?;
         let request = WriteRequest {
             seen: options.context.map(|context| seen(context, &commands)),
             commands,
@@ -302,6 +303,22 @@ impl App {
         let WriteOutcome { answers, mut token, acked, reached, .. } = outcome;
         token.join(&options.token); // P2
         Ok(Written { answers, token: self.token_of(&token), acked: (!reached).then_some((acked, regions)) })
+    }
+
+    /// Has a reader find the counters of a map that is to be deleted, so that no other write waits for that. What the
+    /// client had seen must be in the view, and be all: else the writer looks through the map itself.
+    async fn looked_through(&self, commands: Vec<Command>, options: &WriteOptions) -> Result<Vec<Command>, AppError> {
+        let [Command::Delete { key }] = commands.as_slice() else { return Ok(commands) };
+        let view = self.views.current();
+        if key.data_type() != DataType::Map || options.context.is_some() || !options.token.leq(view.context()) {
+            return Ok(commands);
+        }
+        let key = key.clone();
+        let found = self.scan(view, {
+            let key = key.clone();
+            move |view| maps::look(view, &key, VersionVector::clone(view.context()))
+        });
+        Ok(vec![Command::MapDelete { found: found.await?, key }])
     }
 
     /// Runs a read that walks many rows, on a thread that may block. P4
@@ -395,9 +412,11 @@ fn rows(command: &Command) -> usize {
     match command {
         Command::SetChange { add, remove, .. } => add.len() + remove.len(),
         Command::MapPatch { changes, .. } => changes.iter().map(leaves).sum(),
-        Command::RegisterPut { .. } | Command::CounterAdd { .. } | Command::FlagSet { .. } | Command::Delete { .. } => {
-            1
-        }
+        Command::RegisterPut { .. }
+        | Command::CounterAdd { .. }
+        | Command::FlagSet { .. }
+        | Command::MapDelete { .. }
+        | Command::Delete { .. } => 1,
     }
 }
 

@@ -51,6 +51,13 @@ pub enum Command {
         /// To what.
         enabled: bool,
     },
+    /// Delete a map that was looked through by a reader, so that the writer need not.
+    MapDelete {
+        /// Which map.
+        key: CollectionKey,
+        /// What the reader saw.
+        found: maps::Found,
+    },
     /// Delete a thing of any type.
     Delete {
         /// Which thing.
@@ -136,6 +143,7 @@ impl Command {
             | Self::SetChange { key, .. }
             | Self::MapPatch { key, .. }
             | Self::FlagSet { key, .. }
+            | Self::MapDelete { key, .. }
             | Self::Delete { key } => key,
         }
     }
@@ -146,7 +154,11 @@ impl Command {
         match self {
             Self::RegisterPut { .. } => true,
             Self::MapPatch { changes, .. } => changes.iter().any(|change| matches!(change, MapChange::Set(..))),
-            Self::CounterAdd { .. } | Self::SetChange { .. } | Self::FlagSet { .. } | Self::Delete { .. } => false,
+            Self::CounterAdd { .. }
+            | Self::SetChange { .. }
+            | Self::FlagSet { .. }
+            | Self::MapDelete { .. }
+            | Self::Delete { .. } => false,
         }
     }
 
@@ -175,6 +187,10 @@ impl Command {
             }
             Self::FlagSet { key, enabled } => {
                 flags::set(draft, &key.row(), *enabled)?;
+                Answer::Done
+            }
+            Self::MapDelete { key, found } => {
+                maps::remove_found(draft, key, found)?;
                 Answer::Done
             }
             Self::Delete { key } => {

@@ -67,6 +67,35 @@ fn what_no_log_can_bring_is_taken_over_by_one_entry_at_the_end() {
     assert_eq!(bench.replica.log_state().starts, vector(&[(THIRD, 6)]));
 }
 
+/// A peer serves one session a connection: the second would have ended the first unheard.
+#[test]
+fn a_member_is_compared_only_after_what_is_lacking_was_taken_over_from_it() {
+    let mut bench = Bench::new(0);
+    let session = opened(&mut bench);
+    bench.handle(atoll_replication::Input::Verify);
+    assert_eq!(opening(&bench.wait(Duration::from_millis(10))), None);
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Close)]);
+    bench.sync();
+    assert!(opening(&bench.wait(Duration::from_millis(10))).is_some());
+}
+
+#[test]
+fn what_is_lacking_is_asked_for_at_once_though_a_comparison_runs() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    bench.handle(atoll_replication::Input::Verify);
+    let comparing = opening(&bench.wait(Duration::from_millis(10)));
+    let log = LogState { starts: vector(&[(THIRD, 6)]), ..LogState::default() };
+    bench.say(Message::Durable(vector(&[(THIRD, 5)]), log));
+    bench.wait(Duration::ZERO);
+    let session = opening(&bench.wait(Limits::default().reconcile_after)).expect("a session is opened");
+    assert!(comparing.is_some() && comparing != Some(session));
+    assert_eq!(opening(&bench.wait(Limits::default().reconcile_after)), None, "the comparison waits");
+    tell(&mut bench, session, [(0, accept()), (1, only_row(Dot::new(THIRD, 5))), (2, Step::Close)]);
+    bench.sync();
+    assert!(opening(&bench.wait(Limits::default().reconcile_after)).is_some());
+}
+
 #[test]
 fn with_a_peer_of_version_1_both_sides_speak_its_words() {
     let (version_1, all) = ((1, 1), vector(&[(THIRD, 5)]));

@@ -157,6 +157,31 @@ fn a_deleted_map_keeps_unseen_leaves_and_unseen_increments() {
     assert_eq!(shown(&b), "{tags:[new],visits:2}");
 }
 
+/// A reader finds the counters, and the deletion is of what it saw: but of counters as they stand, since a total of back
+/// then is nowhere any more.
+#[test]
+fn a_map_deleted_as_a_reader_found_it_keeps_later_leaves_and_cuts_its_counters_as_they_stand() {
+    let (mut a, mut b) = two_regions();
+    a.write(set("/name", "Ann"));
+    a.write(add("/visits", 5));
+    a.write(add_member("/tags", "old"));
+    meet(&mut a, &mut b);
+    let found = maps::look(&a.rows, &user(), a.context.clone()).expect("readable");
+    a.write(set("/name", "Bob"));
+    a.write(add("/visits", 2));
+    a.write(add("/later", 3));
+    b.write(add("/visits", 1));
+    a.write(|draft| maps::remove_found(draft, &user(), &found).expect("readable"));
+    assert_eq!(shown(&a), "{later:3,name:Bob}");
+    meet(&mut a, &mut b);
+    assert_eq!(shown(&b), "{later:3,name:Bob,visits:1}");
+    let nothing = maps::look(&a.rows, &user(), a.context.clone()).expect("readable");
+    a.write(|draft| maps::remove_found(draft, &user(), &nothing).expect("readable"));
+    assert_eq!(shown(&a), "-");
+    let nothing = maps::look(&a.rows, &user(), a.context.clone()).expect("readable");
+    assert!(a.try_write(None, |draft| maps::remove_found(draft, &user(), &nothing).expect("readable")).is_none());
+}
+
 #[test]
 fn a_map_deleted_twice_still_cuts_what_only_the_first_delete_saw() {
     let (mut a, mut b) = two_regions();

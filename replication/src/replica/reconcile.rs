@@ -248,6 +248,8 @@ impl Replica {
             // On its way to the disk: the next tick looks again.
             return;
         }
+        // The peer serves one session a connection: from here on this one.
+        self.comparison_ended(link);
         self.next_session += 1;
         let (session, now) = (SessionId(self.next_session), self.now.instant);
         let begin = Beginning {

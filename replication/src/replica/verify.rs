@@ -158,6 +158,10 @@ impl Replica {
         if now < *from || !caught_up {
             return Ok(());
         }
+        if self.receiving.as_ref().is_some_and(|receiver| receiver.link == link.id) {
+            // A peer serves one session a connection, and what is lacking goes first.
+            return Ok(());
+        }
         if is_clearing {
             self.clearing.quiet_wanted = true;
             return Ok(());

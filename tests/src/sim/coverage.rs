@@ -94,6 +94,7 @@ pub const TRANSITIONS: &[&str] = &[
     "links live",
     "links paused",
     "links reconciling",
+    "maps looked through and deleted",
     "markers let go",
     "members removed by another version",
     "more heard",

@@ -32,6 +32,13 @@ impl MemStore {
         self.synced.get(key).and_then(|row| self.synced_clears.shown(key, Arc::clone(row)))
     }
 
+    /// The rows of one thing as readers see them.
+    #[must_use]
+    pub fn seen_synced_under(&self, of: &CollectionKey) -> Vec<(RowKey, Arc<Row>)> {
+        let keys = self.synced.keys().filter(|key| key.as_bytes().starts_with(of.as_bytes()));
+        keys.filter_map(|key| Some((key.clone(), self.seen_synced(key)?))).collect()
+    }
+
     /// Has changes say what lies there before them.
     pub(super) fn lying_before(&self, mut changes: RowChanges) -> RowChanges {
         for change in changes.iter_mut().filter(|change| !change.is_repair() && self.clears.is_under(&change.key)) {

@@ -5,8 +5,8 @@ use crate::sim::checks;
 use crate::sim::history::Meaning;
 use crate::sim::node::{Expects, Node, OpenRequest};
 use crate::sim::random::Random;
-use crate::sim::workload;
-use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Seen, VersionVector, counters};
+use crate::sim::workload::{self, Write};
+use atoll_crdt::{ActorId, CollectionKey, DataType, Dot, Seen, VersionVector, counters, maps};
 use atoll_replication::{Command, Fence, Input, RequestId, WriteError, WriteOutcome, WriteRequest};
 use std::time::Duration;
 
@@ -78,6 +78,7 @@ impl World {
         let shown = self.random.pick(&covered).cloned();
         let plain = shown.as_ref().map(|(_, seen)| Seen { context: seen.context.clone(), floors: None });
         let write = workload::draw(&mut self.random, &self.options, &context, shown.as_ref(), plain.as_ref());
+        let write = self.looked_through(index, write);
         let client = self.random.permille(300).then(|| self.random.below(self.clients.len() as u64) as usize);
         let token = client.map(|client| self.clients[client].token.clone()).unwrap_or_default();
         // What a write means for counters is known when it is made; one that waits would be made on another state.
@@ -102,6 +103,27 @@ impl World {
         let open = OpenRequest { token, client, regions, waits, expects: Expects::Anything };
         let id = self.open_request(index, open);
         self.write_meaning(index, id, request, &meanings)
+    }
+
+    /// Has a reader look through a map that is to be deleted, as a node does: what it does not see is not reset.
+    fn looked_through(&mut self, index: usize, mut write: Write) -> Write {
+        let node = &self.nodes[index];
+        let ([Command::Delete { key }], None, Some(replica)) =
+            (write.commands.as_slice(), &write.seen, node.replica.as_ref())
+        else {
+            return write;
+        };
+        if key.data_type() != DataType::Map || self.random.permille(300) {
+            return write;
+        }
+        let mut found = maps::Found::nothing(replica.durable().clone());
+        for (row, state) in node.store.seen_synced_under(key) {
+            found.note(&row, &state);
+        }
+        write.meanings.retain(|meaning| !matches!(meaning, Meaning::Reset(of, _) if !found.counters().contains(of)));
+        write.commands = vec![Command::MapDelete { key: key.clone(), found }];
+        self.reach("maps looked through and deleted");
+        write
     }
 
     fn open_request(&mut self, index: usize, open: OpenRequest) -> RequestId {
