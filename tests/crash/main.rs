@@ -45,7 +45,7 @@ const ROUND: Duration = Duration::from_secs(12);
 /// Writes a second of all types, over all regions, beside those of the ledger.
 const MIXED_PER_SECOND: f64 = 90.0;
 /// A log that is cut off after little: segments of 128 KiB come and go, and a node that was away may have to reconcile.
-const SMALL_LOG: &str = "[log]\nretain_min = \"0s\"\nretain_max_bytes = \"1MiB\"\n";
+const SMALL_LOG: &str = "[log]\nretain_min = \"1s\"\nretain_max_bytes = \"1MiB\"\n";
 /// Clients of the ledger in each region.
 const CLIENTS: usize = 2;
 
