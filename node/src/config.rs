@@ -147,7 +147,7 @@ pub struct Limits {
     pub reconcile_memory: u64,
     /// Bytes of rows that it builds on disk.
     pub reconcile_disk: u64,
-    /// Bytes of the disk that it leaves to the node.
+    /// Bytes of the disk that are kept free.
     pub disk_reserve: u64,
 }
 

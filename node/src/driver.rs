@@ -130,6 +130,13 @@ impl Driver {
                 }
                 self.input(Input::Pause(node, paused));
             }
+            Event::Input(Input::Hold(held)) => {
+                if let Some(peers) = &self.peers {
+                    peers.set_held(held);
+                }
+                self.store.hold_checkpoints(held);
+                self.input(Input::Hold(held));
+            }
             Event::Input(input) => self.input(input),
             Event::IsLost(token, waited, answer) => {
                 let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);

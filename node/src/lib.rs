@@ -22,6 +22,7 @@ pub mod inbox;
 pub mod metrics;
 pub mod peer;
 pub mod quic;
+mod room;
 mod roster;
 pub mod run;
 pub mod store;

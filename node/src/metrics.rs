@@ -50,6 +50,8 @@ pub struct StoreReading {
     pub rows: u64,
     /// Bytes on disk.
     pub disk_bytes: Option<u64>,
+    /// Bytes that its disk has free for it.
+    pub disk_available_bytes: Option<u64>,
     /// Syncs of the journal: for each upper bound in seconds, how many took at most so long and more than the bound
     /// before; the last bound is infinite.
     pub commits: Vec<(f64, u64)>,
@@ -335,6 +337,8 @@ impl Asking {
 
     fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.0.status.snapshot();
+        let help = "1 while the node takes no writes: removed, a twin, or a disk that is nearly full";
+        gauge(out, "read_only", help, None, f64::from(u8::from(snapshot.read_only.is_some())))?;
         let help = "Counters that are known here to hold a delete's marker";
         gauge(out, "counters_marked", help, None, snapshot.counters_marked as f64)?;
         let help = "Markers of deletes of counters that this node let go";
@@ -348,6 +352,9 @@ impl Asking {
         gauge(out, "rows", "Rows that hold something", None, reading.rows as f64)?;
         if let Some(bytes) = reading.disk_bytes {
             gauge(out, "disk", "Bytes of the data directory", Some(&Unit::Bytes), bytes as f64)?;
+        }
+        if let Some(bytes) = reading.disk_available_bytes {
+            gauge(out, "disk_available", "Bytes that its disk has free", Some(&Unit::Bytes), bytes as f64)?;
         }
         gauge(out, "log", "Bytes of the log", Some(&Unit::Bytes), reading.log_bytes as f64)?;
         counter(out, "log_segments_dropped", "Segments of the log that were dropped", reading.segments_dropped)?;
@@ -430,6 +437,7 @@ mod tests {
             store: Box::new(|| StoreReading {
                 rows: 5,
                 disk_bytes: Some(4096),
+                disk_available_bytes: Some(1 << 20),
                 commits: vec![(0.001, 2), (f64::INFINITY, 1)],
                 commit_seconds: 0.5,
                 log_bytes: 7 << 20,
@@ -470,6 +478,8 @@ mod tests {
             "atoll_conflicts_total 3",
             "atoll_rows 5",
             "atoll_disk_bytes 4096",
+            "atoll_disk_available_bytes 1048576",
+            "atoll_read_only 0",
             "atoll_certificate_expiry_seconds -",
             "atoll_connections{listener=\"http\"} 1",
             "atoll_connections_closed_total{listener=\"quic\",reason=\"frame\"} 1",

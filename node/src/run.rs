@@ -15,9 +15,10 @@ use crate::config::{Config, Sync};
 use crate::divergence::Alarm;
 use crate::driver::{Driver, Report, SyncedUpTo, fail};
 use crate::http::{self, Serving};
-use crate::inbox::Inbox;
+use crate::inbox::{Event, Inbox};
 use crate::metrics::{Metrics, Sources, StoreReading};
 use crate::peer::{self, FaultCounts, PeerConfig, PeerHandle};
+use crate::room::{LOOK_EVERY, Room};
 use crate::roster::{self, MemberRow};
 use crate::store::{
     CommitStats, NodeStore, OpenError, Opened, Retention, SYNC_BUCKETS_US, StoreConfig, StoreStats, SyncMode, Views,
@@ -27,10 +28,10 @@ use crate::{admin, quic};
 use atoll_crdt::ActorId;
 use atoll_crdt::codec::Writer;
 use atoll_replication::sketch::DigestKey;
-use atoll_replication::{Fence, Limits, Position, Replica};
+use atoll_replication::{Fence, Input, Limits, Position, Replica};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -84,6 +85,7 @@ struct Engine {
     inbox: Inbox,
     views: Arc<Views>,
     status: Arc<NodeStatus>,
+    room: Arc<Room>,
     archives: Arc<Archives>,
     peers: Option<PeerHandle>,
     commit_stats: Arc<CommitStats>,
@@ -225,6 +227,7 @@ fn serve(
 fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
     let (commits, dir, peers) = (Arc::clone(&engine.commit_stats), config.data_dir.clone(), engine.peers.clone());
     let (views, log) = (Arc::clone(&engine.views), Arc::clone(&engine.store_stats));
+    let room = Arc::clone(&engine.room);
     Sources {
         status: Arc::clone(&engine.status),
         store: Box::new(move || {
@@ -232,6 +235,7 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
             StoreReading {
                 rows: views.current().rows(),
                 disk_bytes: disk_bytes(&dir).ok(),
+                disk_available_bytes: room.available_bytes(),
                 commits: bounds.zip(commits.buckets()).collect(),
                 commit_seconds: commits.sync_us() as f64 / 1e6,
                 log_bytes: log.log_bytes(),
@@ -277,6 +281,7 @@ fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &wa
             inbox.tick();
         }
     });
+    tasks.spawn(watch_room(Arc::clone(&engine.room), config.data_dir.clone(), engine.inbox.clone(), stopping.clone()));
     let (announced, announcement) = watch::channel(member_row(config));
     let announce = roster::announce(engine.inbox.clone(), engine.actor, announcement);
     let follower = roster::Follower {
@@ -295,6 +300,27 @@ fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &wa
             _ = async { tokio::join!(announce, follow) } => {}
         }
     });
+}
+
+/// Looks at the disk now and then, and has links held while there is no room for what they bring.
+async fn watch_room(room: Arc<Room>, dir: PathBuf, inbox: Inbox, mut stop: watch::Receiver<bool>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !*stop.borrow_and_update() {
+        looks.tick().await;
+        let (looking, path) = (Arc::clone(&room), dir.clone());
+        // A disk that hangs must not take others' threads.
+        match tokio::task::spawn_blocking(move || looking.look(&path)).await {
+            Ok(Ok(Some(hold))) => {
+                if inbox.input(Input::Hold(hold)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the system does not tell how much room the disk has"),
+            Err(_) => return,
+        }
+    }
 }
 
 fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
@@ -362,7 +388,13 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
     roster::tell_first(&views, &inbox);
     let actor = ActorId::new(rand::random());
     let replica = Replica::start(replica_config(config, tls, found), actor, clock.now(), recovered, &mut store)?;
-    let status = Arc::new(NodeStatus::new(clock, snapshot(&replica, config, clock)));
+    let room = Arc::new(Room::new(config.limits.disk_reserve));
+    let untold = |source| OpenError::Io { path: config.data_dir.clone(), source };
+    if room.look(&config.data_dir).map_err(untold)? == Some(true) {
+        // Nobody has been dialled: the queue has room.
+        let _ = inbox.send_blocking(Event::Input(Input::Hold(true)));
+    }
+    let status = Arc::new(NodeStatus::new(clock, snapshot(&replica, &room, config, clock)));
     let peers = match tls {
         Some(tls) => Some(PeerHandle::start(peer_config(config, tls), inbox.clone())?),
         None => None,
@@ -377,7 +409,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
         synced,
         peers: peers.clone(),
         clock,
-        report: report(Arc::clone(&status), config.clone(), clock),
+        report: report(Arc::clone(&status), Arc::clone(&room), config.clone(), clock),
         system_changes,
         answers: HashMap::new(),
         next_request: 0,
@@ -392,6 +424,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
         inbox,
         views,
         status,
+        room,
         archives: Arc::default(),
         peers,
         commit_stats,
@@ -426,17 +459,17 @@ fn peer_config(config: &Config, tls: &Tls) -> PeerConfig {
 }
 
 /// What the driver tells everybody else, now and then.
-fn report(status: Arc<NodeStatus>, config: Config, clock: Clock) -> Report {
+fn report(status: Arc<NodeStatus>, room: Arc<Room>, config: Config, clock: Clock) -> Report {
     let mut alarm = Alarm::default();
     Box::new(move |replica, _| {
         status.publish_freshness(replica.fresh_as_of(clock.instant()));
-        let snapshot = snapshot(replica, &config, clock);
+        let snapshot = snapshot(replica, &room, &config, clock);
         alarm.tell(&snapshot.divergent);
         status.publish(snapshot);
     })
 }
 
-fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
+fn snapshot(replica: &Replica, room: &Room, config: &Config, clock: Clock) -> Snapshot {
     let peers = replica.peers(clock.instant());
     let others = replica.regions().iter().filter(|region| **region != config.region);
     Snapshot {
@@ -457,7 +490,7 @@ fn snapshot(replica: &Replica, config: &Config, clock: Clock) -> Snapshot {
         parked_actors: replica.parked().len(),
         pending_bytes: replica.pending_bytes(),
         draining: replica.fence() == Some(Fence::Draining),
-        read_only: replica.fence().and_then(read_only),
+        read_only: replica.fence().and_then(read_only).or_else(|| room.read_only()),
     }
 }
 

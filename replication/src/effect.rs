@@ -119,6 +119,8 @@ pub enum Input {
     Members(Vec<Member>),
     /// An operator stops or resumes the link to a node; other links still relay.
     Pause(NodeName, bool),
+    /// This node can take nothing in, or can again: while it cannot, it has no links.
+    Hold(bool),
     /// An operator has this node compared with all others.
     Verify,
     /// The process is about to end in order: it writes nothing any more, and says so to whom it concerns.

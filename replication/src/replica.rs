@@ -131,6 +131,8 @@ pub struct Replica {
     /// Which node a seed turned out to be: whichever connection of a pair stays, the seed has answered.
     seed_nodes: BTreeMap<SeedIndex, NodeName>,
     paused: BTreeSet<NodeName>,
+    /// Whether all links are kept off, whoever is paused.
+    held: bool,
     roster: Roster,
     pending: Pending,
     /// What held-back records wait for.
@@ -215,6 +217,7 @@ impl Replica {
             links: BTreeMap::new(),
             seed_nodes: BTreeMap::new(),
             paused: BTreeSet::new(),
+            held: false,
             pending: Pending::default(),
             lacking: BTreeMap::new(),
             levels: Levels::default(),
@@ -282,6 +285,7 @@ impl Replica {
             Input::SeedIsSelf(seed) => self.seed_answered(seed, None),
             Input::Members(members) => self.on_members(&members, out),
             Input::Pause(node, paused) => self.on_pause(node, paused, out),
+            Input::Hold(held) => self.on_hold(held, out),
             Input::Verify => self.on_verify(&*store, out),
             Input::Ending => self.on_ending(store)?,
             Input::Tick => self.on_tick(store, out)?,

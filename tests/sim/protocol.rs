@@ -416,6 +416,22 @@ fn a_paused_link_is_ended_and_refused_until_it_is_resumed() {
 }
 
 #[test]
+fn a_node_that_can_take_nothing_in_has_no_links_and_an_operators_pause_outlives_that() {
+    let mut bench = Bench::new(0);
+    bench.greet(|_| ());
+    assert_eq!(ended(&bench.handle(Input::Hold(true))), Some(DisconnectReason::Paused));
+    assert_eq!(ended(&bench.link_up(LinkId(2), None)), Some(DisconnectReason::Paused));
+    let state = |bench: &Bench| bench.replica.peers(Instant::from_micros(0))[0].state;
+    assert_eq!(state(&bench), LinkState::Paused);
+    bench.handle(Input::Pause(name("peer"), true));
+    bench.handle(Input::Hold(false));
+    assert_eq!(ended(&bench.link_up(LinkId(3), None)), Some(DisconnectReason::Paused));
+    bench.handle(Input::Pause(name("peer"), false));
+    assert_eq!(ended(&bench.greet(|_| ())), None);
+    assert_eq!(state(&bench), LinkState::Live);
+}
+
+#[test]
 fn of_two_connections_the_lower_names_dial_stays_and_a_restarted_peer_replaces_its_old_one() {
     let mut bench = Bench::new(0);
     // "me" is lower than "peer" and dialled the first.

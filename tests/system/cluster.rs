@@ -8,6 +8,7 @@ use atoll_client::{Admin, Client, Endpoint, Trust};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails. Generous: the machine is small and shared.
@@ -22,16 +23,23 @@ pub(crate) struct Ports {
     pub(crate) admin: u16,
 }
 
+/// Where ports of nodes are looked for: below those that systems give to outgoing connections, so that nobody's client
+/// takes the port of a node that is being restarted.
+const PORTS: std::ops::Range<u16> = 16_000..32_000;
+
 /// Ports that were free a moment ago.
 fn free_ports() -> anyhow::Result<Ports> {
-    let tcp = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-    let udp = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
-    Ok(Ports {
-        http: tcp[0].local_addr()?.port(),
-        admin: tcp[1].local_addr()?.port(),
-        quic: udp[0].local_addr()?.port(),
-        peer: udp[1].local_addr()?.port(),
-    })
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let (first, count) = (PORTS.start, PORTS.end - PORTS.start);
+    // Other processes begin elsewhere, this one never comes back.
+    let begin = (std::process::id().wrapping_mul(0x9e37_79b9) >> 16) as u16 % count;
+    let mut free = (0..count).filter_map(|_| {
+        let port = first + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        is_free.then_some(port)
+    });
+    let mut next = || free.next().context("no port is free");
+    Ok(Ports { http: next()?, admin: next()?, quic: next()?, peer: next()? })
 }
 
 /// A cluster's files, and its nodes.
@@ -200,6 +208,12 @@ impl Node {
         Ok(())
     }
 
+    /// How the process ended, if it did so by itself.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let child = self.child.as_mut().context("the node was started")?;
+        Ok(child.try_wait()?)
+    }
+
     /// Asks the process to end, and waits for it.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let mut child = self.child.take().context("the node runs")?;
@@ -215,7 +229,8 @@ impl Node {
         }
     }
 
-    fn trust(&self) -> anyhow::Result<Trust> {
+    /// Whom its clients trust.
+    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
         Ok(Trust::from_pem(&std::fs::read(&self.ca)?)?)
     }
 

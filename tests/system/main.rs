@@ -3,6 +3,7 @@
 mod cluster;
 mod damage;
 mod faults;
+mod full_disk;
 mod members;
 mod reconcile;
 mod restarts;

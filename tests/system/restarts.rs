@@ -17,6 +17,7 @@ async fn tag(session: &Session) -> anyhow::Result<()> {
 async fn tokens_and_contexts_stay_short_however_often_a_node_is_restarted() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&REGIONS[..2]).await?;
     for round in 0..RESTARTS {
+        ensure!(cluster.nodes[1].has_ended()?.is_none(), "{}", cluster.nodes[1].log());
         cluster.nodes[1].kill()?;
         cluster.nodes[1].spawn()?;
         cluster.nodes[1].ready().await?;

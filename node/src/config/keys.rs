@@ -195,7 +195,7 @@ pub(super) const KEYS: &[Key] = &[
         "limits.disk_reserve",
         Bytes,
         Some("256MiB"),
-        "Room on the disk that is left to the node while it takes a peer's state over; the attempt ends before it is touched.",
+        "Room that is kept free on the disk: with less the node takes no writes of clients, with less than half it has no links to peers, and taking a peer's state over ends before it is touched. 0: none.",
     ),
 ];
 

@@ -142,6 +142,11 @@ impl PeerHandle {
         self.0.shared.reschedule(|schedule| schedule.set_paused(node, paused, Instant::now()));
     }
 
+    /// Whether nobody at all is dialled or let in. Present connections are the replica's to end.
+    pub fn set_held(&self, held: bool) {
+        self.0.shared.reschedule(|schedule| schedule.set_held(held, Instant::now()));
+    }
+
     /// The smoothed round trip of a connection, as QUIC measures it.
     #[must_use]
     pub fn rtt(&self, link: LinkId) -> Option<Duration> {

@@ -60,6 +60,8 @@ pub(super) struct Schedule {
     entries: BTreeMap<Target, Entry>,
     connections: BTreeMap<NodeName, u32>,
     paused: BTreeSet<NodeName>,
+    /// Nobody is dialled or let in.
+    held: bool,
 }
 
 impl Schedule {
@@ -76,7 +78,7 @@ impl Schedule {
             (Target::Seed(SeedIndex(index)), entry)
         };
         let entries = (0..).zip(seeds).map(seed).collect();
-        Self { own, overrides, limits, entries, connections: BTreeMap::new(), paused: BTreeSet::new() }
+        Self { own, overrides, limits, entries, connections: BTreeMap::new(), paused: BTreeSet::new(), held: false }
     }
 
     /// The roster's members; who was among them stays as it is.
@@ -109,8 +111,19 @@ impl Schedule {
         }
     }
 
+    /// Whether nobody at all is dialled or let in.
+    pub(super) fn set_held(&mut self, held: bool, now: Instant) {
+        if self.held && !held {
+            for entry in self.entries.values_mut() {
+                entry.failures = 0;
+                entry.not_before = now;
+            }
+        }
+        self.held = held;
+    }
+
     pub(super) fn is_paused(&self, node: &NodeName) -> bool {
-        self.paused.contains(node)
+        self.held || self.paused.contains(node)
     }
 
     /// The attempts that are due; they count as begun. Call [`Self::failed`] or [`Self::connected`] for each.
@@ -145,7 +158,7 @@ impl Schedule {
                 && !self.connections.contains_key(node)
                 && !self.entries.values().any(|e| e.dialling_since.is_some() && e.node.as_ref() == Some(node))
         };
-        entry.dialling_since.is_none() && entry.node.as_ref().is_none_or(free)
+        !self.held && entry.dialling_since.is_none() && entry.node.as_ref().is_none_or(free)
     }
 
     /// An attempt came to nothing. `chance` is from 0.5 to 1.
@@ -252,6 +265,9 @@ mod tests {
         schedule.ended(&node("n7"), Duration::ZERO, now, 1.0);
         assert_eq!(schedule.next_due(), None, "one of two connections is left");
         schedule.set_paused(node("n8"), false, now);
+        schedule.set_held(true, now);
+        assert!(schedule.is_paused(&node("n8")) && schedule.next_due().is_none() && schedule.due(now).is_empty());
+        schedule.set_held(false, now);
         assert_eq!(addresses(&schedule.due(now)), ["n8:1"]);
         schedule.ended(&node("n7"), 60_000 * MS, now, 1.0);
         assert_eq!(addresses(&schedule.due(now + 100 * MS)), ["s:1"], "one attempt for a node that is seed and member");

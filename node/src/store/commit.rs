@@ -20,10 +20,9 @@ use super::error::{FailureHandler, StoreFailure};
 use super::frame;
 use super::group::{Group, Part};
 use super::preparer::Preparer;
+use super::segment_file::SegmentFile;
 use atoll_replication::Position;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -107,7 +106,7 @@ pub(super) struct Committer<F> {
     pub(super) mode: SyncMode,
     /// The segment that is written to.
     pub(super) segment: Position,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<SegmentFile>,
     pub(super) preparer: Preparer,
     pub(super) durable: Arc<Durable>,
     pub(super) on_synced: F,

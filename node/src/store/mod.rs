@@ -35,6 +35,8 @@ mod digests;
 mod directory;
 mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod flush;
 mod frame;
 mod group;
@@ -54,6 +56,7 @@ mod salvage;
 mod scan;
 mod scrub;
 mod segment;
+mod segment_file;
 mod sketch_file;
 mod state;
 mod stored;

@@ -88,6 +88,8 @@ pub struct NodeStore {
     aside: AsideBuilder,
     on_failure: FailureHandler,
     scrubber: Scrubber,
+    /// Whether the row engine is left alone.
+    held: bool,
 }
 
 impl NodeStore {
@@ -180,6 +182,7 @@ impl NodeStore {
             aside,
             on_failure,
             scrubber,
+            held: false,
         };
         store.count();
         Ok(Opened { store, recovered, views, commits })
@@ -201,7 +204,7 @@ impl NodeStore {
 
     /// Begins and ends checkpoints, and shows readers a new view if anything changed.
     fn drive_checkpoints(&mut self, changed: bool) {
-        let garbage = self.state.drive_checkpoints();
+        let garbage = if self.held { None } else { self.state.drive_checkpoints() };
         if changed || garbage.is_some() {
             let before = self.views.publish(Arc::new(self.state.view()));
             if let Some(frozen) = garbage.flatten() {
@@ -209,6 +212,12 @@ impl NodeStore {
             }
             self.count();
         }
+    }
+
+    /// Whether to begin no checkpoint for now, because the disk has no room: the journal has everything. For as long as
+    /// nothing is written, since rows then stay in memory.
+    pub fn hold_checkpoints(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// Has every row read at once; `false` while that is done already.
@@ -219,6 +228,9 @@ impl NodeStore {
     /// Writes everything published to the row engine and waits for it, so that the next start has nothing to replay. For
     /// the end of a process; one that ends without it loses nothing.
     pub fn checkpoint(&mut self) {
+        if self.held {
+            return;
+        }
         self.state.checkpoint();
         self.views.publish(Arc::new(self.state.view()));
         self.count();

@@ -1,11 +1,12 @@
 //! Makes the next segment ahead of time, on a thread of its own, so that rolling does not wait for a disk.
 //!
 //! **What always holds.** Q1: at most one segment is prepared ahead. Q2: it is begun when a quarter of the current one is
-//! full: an idle node keeps one segment only, and at 100 MB/s there is half a second left to fill 64 MiB with zeros.
+//! full: an idle node keeps one segment only, and at 100 MB/s there is half a second left to fill 64 MiB with zeros. Q3: one
+//! that could not be prepared ahead is tried once more when it is needed: what was missing, room say, may be there again.
 
 use super::segment;
+use super::segment_file::SegmentFile;
 use atoll_replication::Position;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -26,7 +27,7 @@ pub(super) struct Preparer {
     segment_bytes: u64,
     asked: bool,
     tasks: Option<SyncSender<Task>>,
-    prepared: Receiver<io::Result<File>>,
+    prepared: Receiver<io::Result<SegmentFile>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,15 +57,26 @@ impl Preparer {
         }
     }
 
-    /// The next segment, ready to be written; waits if it is not prepared yet.
-    pub(super) fn next_segment(&mut self, first: Position) -> io::Result<File> {
+    /// The next segment, ready to be written; waits if it is not prepared yet. Q3
+    pub(super) fn next_segment(&mut self, first: Position) -> io::Result<SegmentFile> {
+        let was_ahead = self.asked;
+        let file = match self.take() {
+            Err(error) if was_ahead => {
+                tracing::warn!(%error, "the next journal segment was not prepared, and is tried again");
+                self.take()?
+            }
+            taken => taken?,
+        };
+        segment::adopt(&self.directory, &file, first)?;
+        Ok(file)
+    }
+
+    fn take(&mut self) -> io::Result<SegmentFile> {
         if !self.asked {
             self.ask();
         }
         self.asked = false;
-        let file = self.prepared.recv().map_err(|_| io::Error::other("the preparing thread has ended"))??;
-        segment::adopt(&self.directory, &file, first)?;
-        Ok(file)
+        self.prepared.recv().map_err(|_| io::Error::other("the preparing thread has ended"))?
     }
 
     /// Stores the index of a full segment, sooner or later or never.
@@ -84,7 +96,7 @@ impl Drop for Preparer {
     }
 }
 
-fn run(directory: &Path, segment_bytes: u64, todo: &Receiver<Task>, done: &SyncSender<io::Result<File>>) {
+fn run(directory: &Path, segment_bytes: u64, todo: &Receiver<Task>, done: &SyncSender<io::Result<SegmentFile>>) {
     for task in todo {
         match task {
             Task::Prepare => {

@@ -16,13 +16,12 @@ use super::index::Index;
 use super::journal::Journal;
 use super::scan::{Ending, Scanned, scan};
 use super::segment::{self, HeaderError};
+use super::segment_file::SegmentFile;
 use super::state::State;
 use atoll_crdt::ReadError;
 use atoll_crdt::codec::DecodeError;
 use atoll_replication::{CLEARS_MAX, Changes, Entry, LayerId, Position, RowChanges, replayed_changes};
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ pub(super) struct Replayed {
     pub(super) journal: Journal,
     /// The segment that is written to.
     pub(super) segment: Position,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<SegmentFile>,
     /// The last entry.
     pub(super) last: Position,
     /// Bytes of an unfinished write that were cut off.
@@ -152,10 +151,10 @@ impl Reading<'_> {
     }
 
     /// Reads a segment: indexes its records, applies what the checkpoint does not have.
-    fn read(&mut self, first: Position) -> Result<(File, Scanned), OpenError> {
+    fn read(&mut self, first: Position) -> Result<(SegmentFile, Scanned), OpenError> {
         let path = segment::path(self.directory, first);
         let open = || {
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            let file = SegmentFile::open(&path)?;
             // O1
             file.sync_data()?;
             Ok((std::fs::read(&path)?, file))
@@ -224,7 +223,7 @@ impl Reading<'_> {
 }
 
 /// Writes zeros over an unfinished write, so that what is appended over it never meets its remains.
-fn cut(file: &File, at: u64, bytes: u64) -> std::io::Result<()> {
+fn cut(file: &SegmentFile, at: u64, bytes: u64) -> std::io::Result<()> {
     let zeros = vec![0; bytes as usize];
     file.write_all_at(&zeros, at)?;
     file.sync_data()

@@ -8,10 +8,10 @@
 //! their first sync: an overwrite syncs twice as fast as an append here (13,700 against 6,500 syncs a second, 67 against
 //! 142 µs at the median).
 
+use super::segment_file::SegmentFile;
 use atoll_replication::Position;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes before the first frame.
@@ -93,9 +93,8 @@ pub(super) fn check_header(bytes: &[u8], first: Position) -> Result<(), HeaderEr
 }
 
 /// A file full of zeros, not yet a segment. G2
-pub(super) fn prepare(directory: &Path, bytes: u64) -> io::Result<File> {
-    let path = directory.join(PREPARED);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+pub(super) fn prepare(directory: &Path, bytes: u64) -> io::Result<SegmentFile> {
+    let file = SegmentFile::create(&directory.join(PREPARED))?;
     let zeros = vec![0; ZERO_CHUNK];
     let mut written = 0;
     let mut chunks = 0;
@@ -113,7 +112,7 @@ pub(super) fn prepare(directory: &Path, bytes: u64) -> io::Result<File> {
 }
 
 /// Makes the prepared file the segment that begins with `first`. G1
-pub(super) fn adopt(directory: &Path, prepared: &File, first: Position) -> io::Result<()> {
+pub(super) fn adopt(directory: &Path, prepared: &SegmentFile, first: Position) -> io::Result<()> {
     prepared.write_all_at(&header(first), 0)?;
     prepared.sync_data()?;
     std::fs::rename(directory.join(PREPARED), path(directory, first))?;

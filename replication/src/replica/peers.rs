@@ -15,7 +15,7 @@ use atoll_crdt::{ActorId, Dot, ReadError, VersionVector};
 impl Replica {
     pub(super) fn on_link_up(&mut self, mut link: Link, out: &mut Vec<Effect>) {
         let id = link.id;
-        if self.paused.contains(&link.node) {
+        if self.held || self.paused.contains(&link.node) {
             out.push(Effect::Disconnect(id, DisconnectReason::Paused));
             return;
         }
@@ -306,6 +306,16 @@ impl Replica {
         }
         self.drop_links_of(&node, DisconnectReason::Paused, out);
         self.paused.insert(node);
+    }
+
+    pub(super) fn on_hold(&mut self, held: bool, out: &mut Vec<Effect>) {
+        self.held = held;
+        if held {
+            let ids: Vec<_> = self.links.keys().copied().collect();
+            for id in ids {
+                self.drop_link(id, DisconnectReason::Paused, out);
+            }
+        }
     }
 
     fn drop_links_of(&mut self, node: &NodeName, reason: DisconnectReason, out: &mut Vec<Effect>) {

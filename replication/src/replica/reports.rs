@@ -133,7 +133,7 @@ impl Replica {
     }
 
     fn link_state(&self, node: &NodeName) -> LinkState {
-        if self.paused.contains(node) {
+        if self.held || self.paused.contains(node) {
             return LinkState::Paused;
         }
         match self.links.values().filter(|link| link.node == *node).max_by_key(|link| link.is_live()) {

@@ -4,13 +4,14 @@ mod bounds;
 mod clearing;
 mod commits;
 mod damage;
+mod disk;
 mod layered;
 mod model;
 mod recovery;
 mod truncation;
 mod views;
 
-use super::{NodeStore, OpenError, Opened, Retention, StoreConfig, SyncMode};
+use super::{NodeStore, OpenError, Opened, Retention, StoreConfig, StoreFailure, SyncMode};
 use atoll_crdt::{
     ActorId, ClearOp, CollectionKey, DataType, Dot, Draft, Hlc, Op, ReadError, Row, RowKey, RowSource, VersionVector,
     sets,
@@ -65,13 +66,22 @@ pub(super) struct Fixture {
 impl Fixture {
     /// Opens a store and begins to write as `actor`.
     pub(super) fn open(config: StoreConfig, actor: u64) -> Result<Self, OpenError> {
+        Self::open_telling(config, actor, |failure| panic!("the disk works in this test: {failure}"))
+    }
+
+    /// The same on a disk that may fail.
+    pub(super) fn open_telling(
+        config: StoreConfig,
+        actor: u64,
+        on_failure: impl Fn(StoreFailure) + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let (to_synced, synced) = sync_channel(1 << 16);
         let opened = NodeStore::open(
             config,
             move |position| {
                 let _ = to_synced.try_send(position);
             },
-            |failure| panic!("the disk works in this test: {failure}"),
+            on_failure,
         )?;
         let context = opened.recovered.clocks.context.clone();
         Ok(Self { opened, actor: ActorId::new(actor), context, synced })
