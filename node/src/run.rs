@@ -297,7 +297,7 @@ fn keep(tasks: &mut JoinSet<()>, config: &Config, engine: &Engine, stopping: &wa
     });
 }
 
-fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+pub(crate) fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
     let Some(paths) = &config.tls else { return Ok(None) };
     let files = TlsFiles { ca: paths.ca.clone(), cert: paths.cert.clone(), key: paths.key.clone() };
     let tls = Tls::load(&files)?;
@@ -315,7 +315,7 @@ fn digest_key(config: &Config, tls: Option<&Tls>) -> DigestKey {
     DigestKey::derive(secret.as_bytes())
 }
 
-fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
+pub(crate) fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
     StoreConfig {
         digest_key: digest_key(config, tls),
         retain: Retention {

@@ -4,6 +4,7 @@ mod bounds;
 mod clearing;
 mod commits;
 mod damage;
+mod doctor;
 mod layered;
 mod model;
 mod recovery;
