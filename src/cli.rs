@@ -16,10 +16,10 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Commands of the contract that a later version brings.
-const RESERVED: &[&str] = &["backup", "compare", "doc", "doctor", "edge", "policy", "restore", "route", "watch"];
+const RESERVED: &[&str] = &["backup", "compare", "doc", "edge", "policy", "restore", "route", "watch"];
 
 /// Commands that ask no node for anything, for which client options mean nothing.
-const LOCAL: &[&str] = &["demo", "load", "pki", "serve"];
+const LOCAL: &[&str] = &["demo", "doctor", "load", "pki", "serve"];
 
 /// A multi-region CRDT data service: local writes in every region, convergence by anti-entropy
 /// over QUIC.
@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// List members, drain and remove them
     Member(MemberArgs),
+    /// Look at a stopped node's data directory, changing nothing
+    Doctor(crate::commands::DoctorArgs),
     /// See regions take writes and converge: one process each, an emulated ocean between them
     Demo(crate::demo::DemoArgs),
     /// Put load on running nodes and measure them

@@ -14,6 +14,7 @@ mod console;
 mod demo;
 mod exit;
 mod load;
+mod notify;
 pub mod pki;
 mod serve;
 mod table;

@@ -7,6 +7,7 @@
 //! line and exits with 5.
 
 use crate::exit::{Exit, Failure};
+use crate::notify::Notify;
 use atoll_node::config::{Config, Key};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use std::path::PathBuf;
@@ -87,7 +88,7 @@ impl FromArgMatches for ServeArgs {
     }
 }
 
-/// Runs the node until SIGINT or SIGTERM.
+/// Runs the node until SIGINT or SIGTERM, and then until it has drained.
 pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let cannot = |what: &dyn std::fmt::Display| Failure::new(Exit::CannotStart, what.to_string());
     let text = match &args.config {
@@ -108,20 +109,33 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         .map_err(|error| cannot(&format_args!("no runtime: {error}")))?;
     runtime.block_on(async {
         let node = atoll_node::Node::start(config, args.found).await.map_err(|error| cannot(&chain(&error)))?;
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-        match (&mut interrupt, &mut terminate) {
-            (Ok(interrupt), Ok(terminate)) => {
-                tokio::select! {
-                    _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
-                    _ = terminate.recv() => tracing::info!("asked to end: stopping"),
-                    () = node.failed() => {}
-                }
-            }
-            _ => node.failed().await,
+        let notify = Notify::from_environment();
+        notify.ready();
+        tokio::select! {
+            () = until_ended(&node, &notify) => {}
+            () = notify.keep_alive(|| node.silent_for()) => {}
         }
         node.stop().await;
         Ok(Exit::Done)
     })
+}
+
+/// Waits until the node is to stop: it was asked to, and has drained, or it cannot go on. Who asks twice does not wait.
+async fn until_ended(node: &atoll_node::Node, notify: &Notify) {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else { return node.failed().await };
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+        _ = terminate.recv() => tracing::info!("asked to end: stopping"),
+        () = node.failed() => return,
+    }
+    notify.stopping();
+    tokio::select! {
+        () = node.drain() => {}
+        _ = interrupt.recv() => tracing::info!("interrupted again: not draining"),
+        _ = terminate.recv() => tracing::info!("asked again to end: not draining"),
+        () = node.failed() => {}
+    }
 }
 
 /// An error and its causes, in one line.

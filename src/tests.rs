@@ -144,6 +144,26 @@ fn help_of_a_local_command_shows_no_client_options() {
 }
 
 #[test]
+fn doctor_is_told_which_directory_and_asks_no_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let empty = atoll(&["doctor", "--data-dir", path]);
+    assert_eq!((empty.exit, empty.stdout().contains("there is no data here")), (0, true));
+    assert_eq!(atoll(&["doctor", "--data-dir", path, "--json"]).json()["verdict"], "healthy");
+    assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "nothing was made");
+    let missing = dir.path().join("nowhere");
+    expect_usage_errors(&[
+        (&["doctor"], "--data-dir"),
+        (&["doctor", "--data-dir", missing.to_str().unwrap()], "no directory"),
+        (&["doctor", "--config", missing.to_str().unwrap()], "No such file"),
+        (&["doctor", "--data-dir", path, "--ca", "x"], "asks none"),
+    ]);
+    std::fs::write(dir.path().join("FORMAT"), "99").unwrap();
+    let newer = atoll(&["doctor", "--data-dir", path]);
+    assert_eq!((newer.exit, newer.stdout().contains("newer version")), (1, true), "{}", newer.stdout());
+}
+
+#[test]
 fn reserved_command_is_not_supported_rather_than_unknown() {
     for args in [&["watch"][..], &["backup", "--json"], &["load", "compare", "a.json", "b.json"]] {
         let ended = atoll(args);

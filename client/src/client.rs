@@ -2,17 +2,19 @@
 //!
 //! *How it goes.* A request goes to the endpoint that answered last, at first the first one given.
 //! An endpoint that cannot be reached is passed over for the next, until each was tried once; the
-//! one that answered is asked first from then on.
+//! one that answered is asked first from then on. So is an endpoint passed over that refuses because of what it is itself: draining,
+//! joining, without a disk to write to, or with a clock that is wrong.
 //!
-//! *What always holds.* C1: a write is sent at most once; when its answer is lost, the caller is
+//! *What always holds.* C1: a write is taken at most once: it is sent again only to whom it was not sent, or after a refusal, which
+//! changes nothing; when its answer is lost, the caller is
 //! told that its fate is unknown. Repeating it would count twice in a counter, and in the other
 //! types would undo what another client did in between. C2: a read, which changes nothing, is
 //! repeated once on the same endpoint (its connection may merely have been stale) and then
 //! elsewhere. C3: the bearer token is in no error, no `Debug` output, and goes in clear to no
 //! other machine. C4: requests in flight are bounded, in number and in bytes; those beyond wait.
 //!
-//! *What is not here.* Asking again after a refusal (only the caller knows how long that is worth
-//! it), choosing by distance or health, health checks.
+//! *What is not here.* Asking the same endpoint again after a refusal (only the caller knows how long that is worth
+//! it), asking others when one is overloaded (they would be next), choosing by distance or health, health checks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -260,12 +262,13 @@ impl Client {
             outgoing.headers.push((headers::AUTHORIZATION, authorization));
         }
         let patience = answer_timeout.saturating_add(outgoing.may_wait);
-        let mut attempts = Vec::new();
+        let (mut attempts, mut refusal) = (Vec::new(), None);
         let first = preferred.load(Ordering::Relaxed);
         for step in 0..routes.len() {
             let at = (first + step) % routes.len();
             let Route { endpoint, transport } = &routes[at];
             match send(transport, &outgoing, patience).await {
+                Ok(response) if is_for_others(&response) => _ = refusal.get_or_insert((response, endpoint)),
                 Ok(response) => {
                     if at != first {
                         preferred.store(at, Ordering::Relaxed);
@@ -278,7 +281,8 @@ impl Client {
                 }
             }
         }
-        Err(Error::Unreachable { attempts })
+        // That it was refused says more than that others were not to be reached.
+        refusal.ok_or(Error::Unreachable { attempts })
     }
 }
 
@@ -289,6 +293,14 @@ async fn send(transport: &Transport, outgoing: &Outgoing<'_>, patience: Duration
         Err(Failure::Lost(_)) if outgoing.is_read() => transport.send(outgoing, deadline).await, // C2
         outcome => outcome,
     }
+}
+
+/// Whether another endpoint may well take what this one refused.
+fn is_for_others(response: &Response) -> bool {
+    use crate::api::ErrorCode as E;
+    // A readiness that is told with 503 is an answer.
+    let problem = (response.status() == 503).then(|| serde_json::from_slice::<Problem>(response.body()).ok()).flatten();
+    problem.is_some_and(|problem| matches!(problem.code, E::Draining | E::NotReady | E::StoreReadOnly | E::ClockSkew))
 }
 
 /// Whether a failure leaves room for the next endpoint: then it is one more attempt.

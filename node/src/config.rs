@@ -137,6 +137,8 @@ pub struct Limits {
     pub requests_in_flight: u32,
     /// Bytes of requests' bodies being read or worked on.
     pub request_bytes_in_flight: u64,
+    /// How long a node that is asked to end goes on answering, as one that is drained.
+    pub drain_grace: Option<Duration>,
     /// Concurrent streams of one QUIC client.
     pub quic_streams: u32,
     /// Reads that wait until this node has seen what their session has.
@@ -286,6 +288,7 @@ impl Limits {
             requests_in_flight: values.integer("limits.requests_in_flight", 1..=1_000_000)?,
             // One JSON request of the largest size must fit, with what it takes up in memory.
             request_bytes_in_flight: values.bytes("limits.request_bytes_in_flight", 64 << 20)?,
+            drain_grace: values.duration_or_none("limits.drain_grace")?,
             quic_streams: values.integer("limits.quic_streams", 1..=1_024)?,
             waiting_reads: values.integer("limits.waiting_reads", 0..=1_000_000)?,
             scans: values.integer("limits.scans", 1..=1_024)?,

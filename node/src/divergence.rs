@@ -31,11 +31,11 @@ impl Alarm {
 }
 
 fn names(verdict: &PeerVerdict) -> String {
-    verdict.named.iter().map(|row| name(&row.key)).collect::<Vec<_>>().join(", ")
+    verdict.named.iter().map(|row| row_name(&row.key)).collect::<Vec<_>>().join(", ")
 }
 
 /// A row as `atoll verify` names it. Keys are clients': what is not printable is escaped.
-fn name(key: &RowKey) -> String {
+pub(crate) fn row_name(key: &RowKey) -> String {
     let (namespace, data_type, key, path) = key.parts();
     let path = match path {
         RowPath::Whole => String::new(),
@@ -54,9 +54,9 @@ mod tests {
     #[test]
     fn rows_are_named_as_the_command_line_names_them_and_stay_on_their_line() {
         let set = CollectionKey::new("shop", DataType::Set, "cart").expect("a valid name");
-        assert_eq!(name(&set.member("milk").expect("a valid member")), "sets shop/cart milk");
-        assert_eq!(name(&set.member("a\nb").expect("a valid member")), "sets shop/cart a\\nb");
+        assert_eq!(row_name(&set.member("milk").expect("a valid member")), "sets shop/cart milk");
+        assert_eq!(row_name(&set.member("a\nb").expect("a valid member")), "sets shop/cart a\\nb");
         let counter = CollectionKey::new("shop", DataType::Counter, "hits").expect("a valid name");
-        assert_eq!(name(&counter.row()), "counters shop/hits");
+        assert_eq!(row_name(&counter.row()), "counters shop/hits");
     }
 }

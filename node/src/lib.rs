@@ -16,6 +16,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 mod divergence;
+pub mod doctor;
 mod driver;
 pub mod http;
 pub mod inbox;

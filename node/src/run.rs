@@ -113,6 +113,7 @@ pub struct Node {
     tasks: JoinSet<()>,
     replica_thread: std::thread::JoinHandle<()>,
     replica_ended: Mutex<mpsc::Receiver<()>>,
+    drain_grace: Option<Duration>,
 }
 
 impl Node {
@@ -121,6 +122,7 @@ impl Node {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub async fn start(config: Config, found: bool) -> Result<Self, StartError> {
+        let drain_grace = config.limits.drain_grace;
         let tls = tls(&config)?;
         let tokens = config.tokens_file.as_deref().map(Tokens::load).transpose()?;
         let listeners = bind(&config, tls.as_ref()).await?;
@@ -144,6 +146,7 @@ impl Node {
             tasks,
             replica_thread: engine.replica_thread,
             replica_ended: Mutex::new(engine.replica_ended),
+            drain_grace,
         })
     }
 
@@ -152,6 +155,22 @@ impl Node {
         // Nothing is ever sent; the channel closes with the thread.
         let _ = self.replica_ended.lock().await.recv().await;
         tracing::error!("the replica thread has ended by itself");
+    }
+
+    /// Sends clients elsewhere and waits until they have had the time to go: `/readyz` says `draining`, writes are refused as that,
+    /// everything else is answered. What stops afterwards is asked for nothing any more.
+    pub async fn drain(&self) {
+        self.status.drain();
+        if let Some(grace) = self.drain_grace {
+            tracing::info!(grace_ms = grace.as_millis() as u64, "draining");
+            tokio::time::sleep(grace).await;
+        }
+    }
+
+    /// How long ago the replica thread said how it is.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.status.silent_for()
     }
 
     /// Stops: answers what is under way, syncs what is appended, tells peers good-bye.
@@ -323,7 +342,7 @@ async fn watch_room(room: Arc<Room>, dir: PathBuf, inbox: Inbox, mut stop: watch
     }
 }
 
-fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+pub(crate) fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
     let Some(paths) = &config.tls else { return Ok(None) };
     let files = TlsFiles { ca: paths.ca.clone(), cert: paths.cert.clone(), key: paths.key.clone() };
     let tls = Tls::load(&files)?;
@@ -341,7 +360,7 @@ fn digest_key(config: &Config, tls: Option<&Tls>) -> DigestKey {
     DigestKey::derive(secret.as_bytes())
 }
 
-fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
+pub(crate) fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
     StoreConfig {
         digest_key: digest_key(config, tls),
         retain: Retention {

@@ -5,6 +5,7 @@
 
 mod answer;
 mod counter;
+mod doctor;
 mod flag;
 mod keys;
 mod map;
@@ -21,11 +22,13 @@ use crate::console::Console;
 use crate::exit::{Exit, Failure};
 
 use answer::Ask;
+pub(crate) use doctor::DoctorArgs;
 
 /// Does `command`.
 pub(crate) fn run(command: Command, client: &ClientArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
     match command {
         Command::Pki(command) => pki::run(command, console),
+        Command::Doctor(args) => doctor::run(&args, console),
         Command::Demo(args) => block_on(crate::demo::run(&args, console)),
         Command::Load(command) => block_on(crate::load::run(command, console)),
         Command::Serve(args) => crate::serve::run(&args),

@@ -58,6 +58,8 @@ pub(crate) struct Node {
     ca: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// How long it drains when it is asked to end.
+    pub(crate) drain_grace: Option<&'static str>,
 }
 
 impl Cluster {
@@ -95,7 +97,7 @@ impl Cluster {
             std::fs::write(&config, text)?;
             let log = dir.path().join(format!("{name}.log"));
             let (region, ca) = ((*region).into(), keys.join("ca.crt"));
-            nodes.push(Node { name, region, ports, config, data_dir, ca, log, child: None });
+            nodes.push(Node { name, region, ports, config, data_dir, ca, log, child: None, drain_grace: None });
         }
         Ok(Self { dir, nodes })
     }
@@ -159,7 +161,10 @@ impl Node {
     pub(crate) fn spawn(&mut self) -> anyhow::Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let config = self.config.to_str().context("a path in UTF-8")?;
-        let child = atoll(&["serve", "--config", config]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut command = atoll(&["serve", "--config", config]);
+        // No client of most stories has another region to go to.
+        let grace = self.drain_grace.unwrap_or("0s");
+        let child = command.env("ATOLL_LIMITS_DRAIN_GRACE", grace).stdout(Stdio::null()).stderr(log).spawn()?;
         self.child = Some(child);
         Ok(())
     }
@@ -191,7 +196,13 @@ impl Node {
             ca: self.ca.clone(),
             log: data_dir.with_extension("log"),
             child: None,
+            drain_grace: self.drain_grace,
         })
+    }
+
+    /// The process's id, while it runs.
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.child.as_ref().context("the node runs")?.id())
     }
 
     /// What the process has logged.
@@ -242,6 +253,16 @@ impl Node {
     /// A client over QUIC.
     pub(crate) fn quic(&self) -> anyhow::Result<Client> {
         self.client(&format!("quic://127.0.0.1:{}", self.ports.quic))
+    }
+
+    /// A client that knows these nodes, in this order, over one scheme.
+    pub(crate) fn client_of(nodes: &[&Self], scheme: &str) -> anyhow::Result<Client> {
+        let mut builder = Client::builder().trust(nodes[0].trust()?);
+        for node in nodes {
+            let port = if scheme == "quic" { node.ports.quic } else { node.ports.http };
+            builder = builder.endpoint(format!("{scheme}://127.0.0.1:{port}").parse::<Endpoint>()?);
+        }
+        Ok(builder.build()?)
     }
 
     fn client(&self, endpoint: &str) -> anyhow::Result<Client> {

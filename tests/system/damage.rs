@@ -1,6 +1,6 @@
 //! Rows that a disk has damaged: refused and never absent, repaired from a peer, and equal again.
 
-use crate::cluster::{Cluster, Node, PATIENCE};
+use crate::cluster::{Cluster, Node, PATIENCE, atoll};
 use crate::{REGIONS, key, shop};
 use anyhow::{Context, ensure};
 use atoll_client::api::ErrorCode;
@@ -159,5 +159,45 @@ async fn an_operator_has_every_row_read_and_damage_is_found_at_once() -> anyhow:
     // It can be asked for again.
     node.admin()?.begin_scrub().await?;
     metric_becomes(node, "atoll_scrub_rounds_total", 2.0).await?;
+    cluster.converged().await
+}
+
+/// `atoll doctor` on a node's directory: how it ended, and what it printed.
+fn doctor(node: &Node, more: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let config = node.config.to_str().context("a path in UTF-8")?;
+    let output = atoll(&[&["doctor", "--config", config], more].concat()).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[tokio::test]
+async fn the_doctor_tells_a_running_node_a_healthy_one_and_one_that_its_peers_will_repair() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&REGIONS[..2]).await?;
+    write(&cluster.nodes[0].http()?.session()).await?;
+    cluster.converged().await?;
+    let (exit, said) = doctor(&cluster.nodes[1], &[])?;
+    ensure!(exit == Some(4) && said.contains("in use by a running process"), "{exit:?}: {said}");
+    cluster.nodes[1].kill()?;
+    let (exit, said) = doctor(&cluster.nodes[1], &[])?;
+    ensure!(exit == Some(0) && said.ends_with("healthy: it starts, and nothing is missing\n"), "{exit:?}: {said}");
+    // A checkpoint is written when it ends in order.
+    cluster.nodes[1].spawn()?;
+    cluster.nodes[1].ready().await?;
+    ensure!(cluster.nodes[1].stop().await?.success());
+    ensure!(damage(&cluster.nodes[1], "torn")? == 2);
+    let (exit, said) = doctor(&cluster.nodes[1], &[])?;
+    ensure!(exit == Some(1) && said.contains("damaged    registers shop/torn\n"), "{exit:?}: {said}");
+    ensure!(said.contains("what these 2 rows held; everything else is there"), "{said}");
+    let (exit, said) = doctor(&cluster.nodes[1], &["--json"])?;
+    let told: serde_json::Value = serde_json::from_str(&said)?;
+    ensure!(exit == Some(1) && told["verdict"] == "repairs_itself", "{exit:?}: {said}");
+    ensure!(told["rows"]["holes"].as_array().is_some_and(|holes| holes.len() == 2), "{said}");
+    let directory = cluster.nodes[1].data_dir.to_str().context("a path in UTF-8")?;
+    let alone = atoll(&["doctor", "--data-dir", directory]).output()?;
+    let said = String::from_utf8_lossy(&alone.stdout).into_owned();
+    ensure!(alone.status.code() == Some(1) && said.contains("no start was rehearsed"), "{said}");
+    cluster.nodes[1].spawn()?;
+    cluster.nodes[1].ready().await?;
+    metric_becomes(&cluster.nodes[1], "atoll_holes", 0.0).await?;
     cluster.converged().await
 }

@@ -167,3 +167,31 @@ async fn set_up_that_cannot_work_is_refused_before_anything_is_sent() {
     assert!(atoll_client::Trust::from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n").is_err());
     assert!(atoll_client::Identity::from_pem(b"x", b"y").is_err());
 }
+
+#[tokio::test]
+async fn endpoint_that_refuses_because_of_what_it_is_is_passed_over_even_by_a_write() {
+    let (shop, visits) = (Namespace::new("shop").unwrap(), Key::new("visits").unwrap());
+    for code in ["draining", "not_ready", "store_read_only", "clock_skew"] {
+        let first = http(at_once(move |_| Answer::problem(503, code))).await;
+        let second = http(at_once(|_| Answer::ok(r#"{"value":3}"#))).await;
+        let both = client().endpoint(first.endpoint()).endpoint(second.endpoint()).build().unwrap();
+        for _ in 0..2 {
+            assert_eq!(soon(both.session().counter(&shop, &visits).add(1)).await.unwrap().value, 3);
+        }
+        assert_eq!((first.lines().len(), second.lines().len()), (1, 2), "the other one is asked first from then on");
+        // Where all refuse, or nobody else is to be reached, the refusal is the answer.
+        let alone = client().endpoint(first.endpoint()).endpoint(nobody("http")).build().unwrap();
+        let refused = soon(alone.session().counter(&shop, &visits).add(1)).await;
+        assert!(
+            matches!(&refused, Err(Error::Refused { problem, .. }) if problem.code.as_str() == code),
+            "{refused:?}"
+        );
+    }
+    // One that has too much to do is not helped by asking the next.
+    let first = http(at_once(|_| Answer::problem(503, "overloaded"))).await;
+    let second = http(at_once(|_| Answer::ok(r#"{"value":3}"#))).await;
+    let both = client().endpoint(first.endpoint()).endpoint(second.endpoint()).build().unwrap();
+    let refused = soon(both.session().counter(&shop, &visits).add(1)).await;
+    assert!(matches!(&refused, Err(Error::Refused { problem, .. }) if problem.code == ErrorCode::Overloaded));
+    assert_eq!(second.lines().len(), 0);
+}

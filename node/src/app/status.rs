@@ -25,6 +25,8 @@ pub struct NodeStatus {
     /// As of when readers miss nothing of another region, in microseconds of the driver's clock.
     fresh_us: AtomicU64,
     draining: AtomicBool,
+    /// When the driver last told anything, in microseconds of its clock.
+    told_us: AtomicU64,
     snapshot: ArcSwap<Snapshot>,
 }
 
@@ -124,6 +126,7 @@ impl NodeStatus {
             clock,
             fresh_us: AtomicU64::new(NEVER),
             draining: AtomicBool::new(false),
+            told_us: AtomicU64::new(clock.instant().as_micros()),
             snapshot: ArcSwap::from_pointee(snapshot),
         }
     }
@@ -137,6 +140,14 @@ impl NodeStatus {
     /// The driver tells everything.
     pub fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.told_us.store(self.clock.instant().as_micros(), Ordering::Release);
+    }
+
+    /// How long ago the driver told anything: it does so many times a second, unless it hangs.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        let told = Instant::from_micros(self.told_us.load(Ordering::Acquire));
+        self.clock.instant().since(told)
     }
 
     /// The driver tells as of when readers miss nothing that another region acknowledged, after the view that makes it

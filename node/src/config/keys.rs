@@ -166,6 +166,12 @@ pub(super) const KEYS: &[Key] = &[
         Some("256MiB"),
         "Bytes of request bodies being read or worked on; beyond it requests are refused as overloaded.",
     ),
+    key(
+        "limits.drain_grace",
+        Duration,
+        Some("3s"),
+        "How long a node that is asked to end is `draining` first: it answers reads, refuses writes, and sends clients elsewhere; 0s: not at all.",
+    ),
     key("limits.quic_streams", Integer, Some("16"), "Concurrent streams of one QUIC client."),
     key(
         "limits.waiting_reads",

@@ -88,6 +88,7 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
             ("node", "n7"),
             ("regions", "eu-west-1, us-east-1"),
             ("limits.scans", "3"),
+            ("limits.drain_grace", "0s"),
             ("limits.reconcile_memory", "2MiB"),
             ("limits.reconcile_disk", "1GiB"),
             ("limits.disk_reserve", "1GiB"),
@@ -104,7 +105,7 @@ fn what_comes_later_wins_and_every_key_can_be_a_flag() {
     .unwrap();
     assert_eq!((config.node.as_str(), config.regions.len(), config.limits.scans), ("n8", 2, 3));
     assert_eq!((config.limits.reconcile_memory, config.limits.reconcile_disk), (2 << 20, 1 << 30));
-    assert_eq!(config.limits.disk_reserve, 1 << 30);
+    assert_eq!((config.limits.disk_reserve, config.limits.drain_grace), (1 << 30, None));
     assert_eq!((config.seeds.len(), config.peers.len()), (2, 2));
     // A value of the table's kind for every key: each gets as far as its rule.
     for key in Config::KEYS {

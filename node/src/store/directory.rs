@@ -13,12 +13,65 @@
 
 use super::error::OpenError;
 use super::segment::sync_directory;
+use super::sketch_file;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-const FORMAT: u32 = 2;
+/// The version that this program writes.
+pub(super) const FORMAT: u32 = 2;
+
+/// A version of the directory as a whole. Parts that change alone have versions of their own: segments, indexes, the checkpoint, the sketch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Format {
+    version: u32,
+    upgrade: Upgrade,
+}
+
+/// How a directory of some version is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upgrade {
+    /// As it is.
+    AsItIs,
+    /// Not at all; what to do instead.
+    No(&'static str),
+}
+
+impl Format {
+    /// Whether this program reads it.
+    fn is_read(self) -> bool {
+        self.upgrade == Upgrade::AsItIs
+    }
+}
+
+/// Every version there ever was.
+const FORMATS: [Format; 2] = [
+    Format {
+        version: 1,
+        upgrade: Upgrade::No(
+            "no version was released with it, and its rows have no sums; start with an empty directory, and the node fetches \
+             everything from its peers",
+        ),
+    },
+    Format { version: FORMAT, upgrade: Upgrade::AsItIs },
+];
+
+fn format(version: u32) -> Option<Format> {
+    FORMATS.into_iter().find(|format| format.version == version)
+}
+
+/// What to do about a directory of a format that is not read.
+pub(super) fn advice(found: &str) -> String {
+    match found.parse().ok().and_then(format).map(|format| format.upgrade) {
+        Some(Upgrade::No(advice)) => advice.to_owned(),
+        _ if found.parse().is_ok_and(|version: u32| version > FORMAT) => {
+            "a newer version wrote it: run that one, or a newer one".to_owned()
+        }
+        _ => "no version of this program wrote that: restore FORMAT from a copy, or start with an empty directory"
+            .to_owned(),
+    }
+}
 
 /// An open data directory.
 #[derive(Debug)]
@@ -50,21 +103,14 @@ impl Directory {
     /// D2
     fn check_format(&self) -> Result<(), OpenError> {
         let path = self.path.join("FORMAT");
-        match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim() == FORMAT.to_string() => Ok(()),
-            Ok(text) => {
-                let found = text.trim().chars().take(32).collect();
-                Err(OpenError::Format { path, found, known: FORMAT })
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write_format(&path),
-            Err(source) => Err(OpenError::Io { path, source }),
+        match format_of(&self.path).map_err(OpenError::io(&path))? {
+            FormatFound::Known(_) => Ok(()),
+            FormatFound::Empty => self.write_format(&path),
+            FormatFound::Other(found) => Err(OpenError::unknown_format(&path, found)),
         }
     }
 
     fn write_format(&self, path: &Path) -> Result<(), OpenError> {
-        if self.journal().exists() {
-            return Err(OpenError::Format { path: path.into(), found: "none".into(), known: FORMAT });
-        }
         let new = path.with_extension("tmp");
         let write = || {
             let mut file = File::create(&new)?;
@@ -83,12 +129,42 @@ impl Directory {
 
     /// Where the sketch of all rows lies.
     pub(super) fn sketch(&self) -> PathBuf {
-        self.path.join("sketch")
+        self.path.join(sketch_file::NAME)
     }
 
     /// Where the row engine keeps its files.
     pub(super) fn rows(&self) -> PathBuf {
         self.path.join("rows")
+    }
+}
+
+/// What `FORMAT` says of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FormatFound {
+    /// Nothing, and there is nothing to say it of.
+    Empty,
+    /// A version of [`FORMATS`] that this program reads.
+    Known(u32),
+    /// Anything else, shortened.
+    Other(String),
+}
+
+/// Looks at it.
+pub(super) fn format_of(dir: &Path) -> std::io::Result<FormatFound> {
+    match std::fs::read(dir.join("FORMAT")) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text).trim().to_owned();
+            let version = text.parse::<u32>().ok().filter(|version| version.to_string() == text);
+            match version.filter(|version| format(*version).is_some_and(Format::is_read)) {
+                Some(version) => Ok(FormatFound::Known(version)),
+                None => Ok(FormatFound::Other(text.chars().take(32).collect())),
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && dir.join("journal").exists() => {
+            Ok(FormatFound::Other("none".into()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(FormatFound::Empty),
+        Err(error) => Err(error),
     }
 }
 
@@ -120,7 +196,12 @@ mod tests {
         drop(Directory::open(parent.path()).expect("opened"));
         std::fs::write(parent.path().join("FORMAT"), "1\n").expect("written");
         let error = Directory::open(parent.path()).expect_err("unknown format");
-        assert!(error.to_string().contains("has format 1, and this program knows format 2"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("has format 1, and this program reads format 2; no version was released with it"),
+            "{error}"
+        );
         std::fs::remove_file(parent.path().join("FORMAT")).expect("removed");
         let error = Directory::open(parent.path()).expect_err("data without a format");
         assert!(matches!(error, OpenError::Format { found, .. } if found == "none"));

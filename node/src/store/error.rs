@@ -1,8 +1,9 @@
 //! What can go wrong with the store, whose fault it is, and what to do.
 
+use super::directory;
 use atoll_crdt::ReadError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a data directory was not opened. Nothing in it was changed, except where a variant says so.
@@ -14,15 +15,17 @@ pub enum OpenError {
         /// The data directory.
         dir: PathBuf,
     },
-    /// It was written by a version that this one does not know (operator: run the version that wrote it, or a newer one).
-    #[error("{} has format {found}, and this program knows format {known}; run the version that wrote it, or a newer one", .path.display())]
+    /// It was written by a version that this one does not know (operator: what is advised).
+    #[error("{} has format {found}, and this program reads format {known}; {advice}", .path.display())]
     Format {
         /// The file that says so.
         path: PathBuf,
         /// What it says.
         found: String,
-        /// What this program knows.
+        /// What this program reads.
         known: u32,
+        /// What to do.
+        advice: String,
     },
     /// The journal lost something that was durable (disk). Nothing was dropped.
     #[error(
@@ -72,6 +75,18 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// A part whose version is not one of ours.
+    pub(super) fn unknown_part(path: impl Into<PathBuf>, found: String, known: u32) -> Self {
+        let advice = "run the version that wrote it, or a newer one".to_owned();
+        Self::Format { path: path.into(), found, known, advice }
+    }
+
+    /// A directory whose `FORMAT` is not one that is read.
+    pub(super) fn unknown_format(path: &Path, found: String) -> Self {
+        let advice = directory::advice(&found);
+        Self::Format { path: path.into(), found, known: directory::FORMAT, advice }
+    }
+
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -33,6 +33,7 @@ mod commit_stats;
 mod config;
 mod digests;
 mod directory;
+mod doctor;
 mod engine;
 mod error;
 #[cfg(test)]
@@ -70,6 +71,10 @@ mod whole;
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};
 pub use config::{Retention, StoreConfig, SyncMode};
+pub use doctor::{
+    Bytes, ClocksReport, DoctorError, Examination, Finding, JournalReport, Patient, Progress, RowsReport, Step,
+    Verdict, examine,
+};
 pub use error::{OpenError, StoreFailure};
 pub use group::Group;
 pub use node_store::{NodeStore, Opened, Published, StoreStats};

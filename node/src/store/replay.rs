@@ -162,7 +162,7 @@ impl Reading<'_> {
         let (bytes, file) = open().map_err(OpenError::io(&path))?;
         segment::check_header(&bytes, first).map_err(|error| match error {
             HeaderError::Damaged => damaged(path.clone(), 0, error.to_string()),
-            HeaderError::Version(found) => OpenError::Format { path: path.clone(), found: found.to_string(), known: 1 },
+            HeaderError::Version(found) => OpenError::unknown_part(&path, found.to_string(), segment::VERSION),
         })?;
         self.index.begin_segment(first);
         let scanned = scan(&bytes, first, |position, offset, body| self.entry(&path, position, offset, body))?;
@@ -237,7 +237,7 @@ fn damaged(path: PathBuf, offset: u64, what: String) -> OpenError {
 fn undecodable(path: &Path, offset: usize, error: DecodeError) -> OpenError {
     match error {
         DecodeError::Unknown { what, value } => {
-            OpenError::Format { path: path.into(), found: format!("{what} {value} at byte {offset}"), known: 1 }
+            OpenError::unknown_part(path, format!("{what} {value} at byte {offset}"), segment::VERSION)
         }
         other => damaged(path.into(), offset as u64, other.to_string()),
     }

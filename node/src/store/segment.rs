@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 pub(super) const HEADER_BYTES: usize = 32;
 
 const MAGIC: &[u8; 8] = b"atolljnl";
-const VERSION: u32 = 1;
+/// Of a segment, and the newest that is read.
+pub(super) const VERSION: u32 = 1;
 const EXTENSION: &str = "seg";
 const INDEX_EXTENSION: &str = "idx";
 const PREPARED: &str = "prepared.tmp";

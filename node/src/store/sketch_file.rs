@@ -13,6 +13,9 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+/// Its name in the data directory.
+pub(super) const NAME: &str = "sketch";
+
 const VERSION: u8 = 1;
 
 /// Stores the sketch of the rows at a checkpoint.

@@ -5,7 +5,7 @@ use crate::store::directory::Directory;
 use crate::store::engine::Engine;
 
 /// A store that was ended in order, with the members of a set in its engine, of which one is damaged on the disk.
-fn damaged(dir: &Path) -> (StoreConfig, Rows, RowKey) {
+pub(super) fn damaged(dir: &Path) -> (StoreConfig, Rows, RowKey) {
     let config = small(dir);
     let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
     fixture.start();
@@ -213,7 +213,7 @@ fn the_scrubber_reads_at_its_pace_and_finds_rows_that_are_whole_and_old() {
 }
 
 /// The tables of the engine's files.
-fn tables(dir: &Path) -> Vec<std::path::PathBuf> {
+pub(super) fn tables(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for item in std::fs::read_dir(dir).expect("listed") {
         let path = item.expect("listed").path();
@@ -278,7 +278,7 @@ fn a_bit_that_flips_in_a_table_of_the_engine_loses_no_row_silently() {
 }
 
 /// A store with a thousand rows in tables of its engine, and what it holds.
-fn in_tables(dir: &Path) -> (StoreConfig, Rows) {
+pub(super) fn in_tables(dir: &Path) -> (StoreConfig, Rows) {
     let config = StoreConfig { memtable_bytes: 1 << 20, segment_bytes: 1 << 20, ..small(dir) };
     let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
     fixture.start();
@@ -293,7 +293,7 @@ fn in_tables(dir: &Path) -> (StoreConfig, Rows) {
 }
 
 /// Flips a bit of a file, this many tenths into it.
-fn flip(file: &Path, tenths: u64) {
+pub(super) fn flip(file: &Path, tenths: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = std::fs::File::options().read(true).write(true).open(file).expect("opened");
     let at = file.metadata().expect("there").len() * tenths / 10;

@@ -5,6 +5,7 @@ mod clearing;
 mod commits;
 mod damage;
 mod disk;
+mod doctor;
 mod layered;
 mod model;
 mod recovery;
