@@ -6,7 +6,8 @@
 //!
 //! **What always holds.** H1: every wait for a client has an end: the TLS handshake, the first bytes, a request's head, its
 //! body, the taking in of an answer. H2: connections are bounded, in all and from one address; one more is closed at
-//! once and counted. H3: an error of one connection ends that connection alone.
+//! once and counted. H3: an error of one connection ends that connection alone. H4: what all clients together may send ahead over
+//! HTTP/2 is a few times `limits.request_bytes_in_flight`, however many they are.
 //!
 //! **What is not here.** What requests mean: [`crate::api`], [`crate::admin`].
 //!
@@ -46,6 +47,10 @@ const HEADERS_MAX: usize = 64;
 /// Bytes that a client may send ahead of what is read, a stream and a connection.
 const H2_STREAM_WINDOW: u32 = 256 << 10;
 const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+/// The same of a connection among very many: HTTP/2 has no smaller one. H4
+const H2_WINDOW_MIN: u32 = 64 << 10;
+/// Bytes of an answer that a stream's writer holds; more stays where it came from.
+const H2_SEND_BUFFER: usize = 64 << 10;
 
 /// What a listener serves, and how.
 #[derive(Clone)]
@@ -79,7 +84,9 @@ pub async fn serve(listener: TcpListener, serving: Serving, mut stop: watch::Rec
                     // H2
                     None => serving.metrics.closed(serving.name, "full"),
                     Some(place) => {
-                        connections.spawn(connection(stream, from.ip(), serving.clone(), stop.clone(), place));
+                        let budget = serving.limits.request_bytes_in_flight;
+                        let window = places.share(budget, H2_WINDOW_MIN, H2_CONNECTION_WINDOW);
+                        connections.spawn(connection(stream, from.ip(), serving.clone(), stop.clone(), (place, window)));
                     }
                 },
                 Err(error) => {
@@ -112,13 +119,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// One connection from its first byte to its end. H3
-async fn connection(stream: TcpStream, from: IpAddr, serving: Serving, stop: watch::Receiver<bool>, _place: Place) {
+async fn connection(
+    stream: TcpStream,
+    from: IpAddr,
+    serving: Serving,
+    stop: watch::Receiver<bool>,
+    place: (Place, u32),
+) {
     // Answers are written whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
+    let (_place, window) = place;
     let reason = match serving.tls.clone() {
-        None => converse(stream, &serving, stop).await,
+        None => converse(stream, &serving, stop, window).await,
         Some(tls) => match timeout(serving.limits.header_timeout, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, &serving, stop).await,
+            Ok(Ok(stream)) => converse(stream, &serving, stop, window).await,
             // H1
             Ok(Err(error)) => {
                 tracing::debug!(listener = serving.name, %from, "TLS: {error}");
@@ -134,13 +148,13 @@ async fn connection(stream: TcpStream, from: IpAddr, serving: Serving, stop: wat
 }
 
 /// Serves requests until the client is done, or the node stops; tells why this side ended it, if it did.
-async fn converse<S>(stream: S, serving: &Serving, mut stop: watch::Receiver<bool>) -> Option<&'static str>
+async fn converse<S>(stream: S, serving: &Serving, mut stop: watch::Receiver<bool>, window: u32) -> Option<&'static str>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Guarded::new(stream, serving.limits.header_timeout, serving.limits.body_timeout));
     let service = TowerToHyperService::new(serving.router.clone());
-    let server = server(&serving.limits);
+    let server = server(&serving.limits, window);
     let mut connection = std::pin::pin!(server.serve_connection(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -152,7 +166,7 @@ where
     ended.err().and_then(|error| why(&*error))
 }
 
-fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn server(limits: &Limits, window: u32) -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -165,8 +179,9 @@ fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_stream_window_size(H2_STREAM_WINDOW.min(window))
+        .initial_connection_window_size(window)
+        .max_send_buf_size(H2_SEND_BUFFER)
         .keep_alive_interval(H2_PING)
         .keep_alive_timeout(H2_PING);
     server

@@ -7,6 +7,8 @@
 //! **What always holds.** Q1: bytes that are no frame end their connection, with a counted and logged reason; the node
 //! goes on. Q2: connections, streams, requests in flight on a stream, and bytes of unfinished frames are bounded. Q3: every
 //! wait for a client has an end. Q4: addresses that have not proved that they are real are asked to, when many dial at once.
+//! Q5: what all clients together may send ahead of what is read, and leave unacknowledged, is a few times
+//! `limits.request_bytes_in_flight`, however many they are: each connection gets its share when it opens.
 //!
 //! **What is not here.** Bearer tokens and what requests mean: [`crate::api`]. Peers: [`crate::peer`].
 
@@ -54,8 +56,8 @@ const INCOMING_BUFFER_TOTAL_BYTES: u64 = 8 << 20;
 /// several times over at 100 ms and 100 Mb/s.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Bytes of answers that wait for a client's acknowledgement.
-const SEND_WINDOW: u64 = 8 << 20;
+/// The same of a connection among very many, and of one that has not finished its handshake. Q5
+const CONNECTION_WINDOW_MIN: u32 = 256 << 10;
 /// A client that says nothing, not even that it lives, is given up.
 const IDLE: Duration = Duration::from_secs(30);
 /// Answers to a burst of requests leave in one round trip.
@@ -111,8 +113,8 @@ fn transport(streams: u32) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_MIN))
+        .send_window(CONNECTION_WINDOW_MIN.into())
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
         .congestion_controller_factory(Arc::new(congestion));
     config
@@ -148,7 +150,9 @@ pub async fn serve(
             incoming = endpoint.accept() => {
                 let Some(incoming) = incoming else { break };
                 if let Some((incoming, place)) = admit(incoming, &places, &mut handshakes, &serving.shared) {
-                    connections.spawn(connection(incoming, Arc::clone(&serving), stop.clone(), place));
+                    let budget = serving.shared.limits().request_bytes_in_flight;
+                    let window = places.share(budget, CONNECTION_WINDOW_MIN, CONNECTION_WINDOW);
+                    connections.spawn(connection(incoming, Arc::clone(&serving), stop.clone(), place, window));
                 }
             }
         }
@@ -204,7 +208,13 @@ impl Handshakes {
 }
 
 /// One connection from its handshake to its end.
-async fn connection(incoming: Incoming, serving: Arc<Serving>, stop: watch::Receiver<bool>, _place: Place) {
+async fn connection(
+    incoming: Incoming,
+    serving: Arc<Serving>,
+    stop: watch::Receiver<bool>,
+    _place: Place,
+    window: u32,
+) {
     let from = incoming.remote_address();
     let metrics = serving.shared.metrics();
     let limits = serving.shared.limits();
@@ -216,7 +226,12 @@ async fn connection(incoming: Incoming, serving: Arc<Serving>, stop: watch::Rece
     match timeout(limits.header_timeout, async { incoming.await }).await {
         Err(_) => refused("tls_timeout", &"the handshake took too long"),
         Ok(Err(error)) => refused("tls", &error),
-        Ok(Ok(connection)) => streams(&connection, &serving, stop).await,
+        Ok(Ok(connection)) => {
+            // Q5
+            connection.set_receive_window(VarInt::from_u32(window));
+            connection.set_send_window(window.into());
+            streams(&connection, &serving, stop).await;
+        }
     }
 }
 

@@ -139,6 +139,7 @@ fn rows(report: &RowsReport) -> String {
     text.push_str(&format!("; {} damaged", report.damaged.len()));
     match report.rows_after_start {
         Some(rows) => text.push_str(&format!("; after a start {rows}, of which {} are not known", report.holes.len())),
+        None if report.with_digests => text.push_str("; a start did not come up"),
         None => text.push_str("; no start was rehearsed"),
     }
     if report.clears_pending > 0 {

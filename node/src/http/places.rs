@@ -26,6 +26,13 @@ impl Places {
         Self { taken: Arc::default(), gauge, max: limits.connections, max_per_ip: limits.connections_per_ip }
     }
 
+    /// What one more connection may have of `budget`, between two bounds: the more there are, the less each of the next gets.
+    pub(crate) fn share(&self, budget: u64, least: u32, most: u32) -> u32 {
+        let open = self.taken.lock().unwrap_or_else(PoisonError::into_inner).all;
+        let share = budget / u64::from(open.max(1));
+        u32::try_from(share).unwrap_or(u32::MAX).clamp(least, most)
+    }
+
     /// A place for a connection from `ip`, if there is one left.
     pub(crate) fn take(&self, ip: IpAddr) -> Option<Place> {
         let ip = origin(ip);

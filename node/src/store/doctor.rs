@@ -2,7 +2,7 @@
 //!
 //! **How it goes.** The directory's lock is taken, so that no node starts meanwhile. A *likeness* of it is made beside it
 //! ([`likeness`]), and the rows are read there ([`rows`]); the segments of the journal are read where they lie ([`journal`]). Then
-//! the store is opened in the likeness, by the code of a start ([`rehearsal`]), which says what a start would say.
+//! the store is opened in a fresh likeness, by the code of a start ([`rehearsal`]), which says what a start would say.
 //!
 //! **What always holds.** K1: not a byte of the directory changes, and no name in it. K2: what is said of a start is what a start did, on
 //! the same bytes. K3: what is found is named with its file and byte, with what is lost if nobody else has it, and with what to do.
@@ -118,17 +118,20 @@ pub fn examine(patient: &Patient, progress: &mut Progress<'_>) -> Result<Examina
     if !look_at_format(&dir, &mut found)? {
         return Ok(found.judged());
     }
-    let likeness = Likeness::make(&dir, patient.scratch.as_deref(), progress)?;
-    let config = StoreConfig { dir: likeness.path().to_owned(), ..patient.store.clone() };
-    let checkpoint = look_at_rows(patient, &config, &dir, &mut found, progress);
+    let (checkpoint, room) = {
+        let likeness = Likeness::make(&dir, patient.scratch.as_deref(), progress)?;
+        let config = StoreConfig { dir: likeness.path().to_owned(), ..patient.store.clone() };
+        (look_at_rows(patient, &config, &dir, &mut found, progress), likeness.room()?)
+    };
     let at = checkpoint.as_ref().map(|checkpoint| checkpoint.position).unwrap_or_default();
     journal::examine(&dir.join("journal"), at, &mut found, progress)?;
-    let short = found.has_damaged_blocks && likeness.room()? < found.bytes.rows;
-    if short {
+    if found.has_damaged_blocks && room < found.bytes.rows {
         found.findings.push(Finding::short_of_room(found.bytes.rows));
     } else if patient.knows_secret && checkpoint.is_some() {
+        // Another one: the first has been opened, and an engine that has lost files is not the same after that. K2
+        let likeness = Likeness::make(&dir, patient.scratch.as_deref(), progress)?;
         progress(Step::Start);
-        let started = rehearsal::start(config);
+        let started = rehearsal::start(StoreConfig { dir: likeness.path().to_owned(), ..patient.store.clone() });
         tell_start(patient, &dir, &likeness, started, &mut found);
     }
     if let (None, Some(checkpoint)) = (&found.clocks, &checkpoint) {

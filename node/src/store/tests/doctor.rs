@@ -327,3 +327,37 @@ fn stamps_far_ahead_of_this_machines_clock_need_somebody() {
     assert_eq!(found.verdict, Verdict::NeedsAttention);
     assert!(worst(&found).todo.contains("set the clock right"), "{:?}", worst(&found));
 }
+
+/// Every file of the engine that is no table.
+fn small_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let is_table = |path: &std::path::PathBuf| path.parent().is_some_and(|parent| parent.ends_with("tables"));
+    all_of(dir).into_keys().filter(|path| path.is_file() && !is_table(path)).collect()
+}
+
+#[test]
+fn an_engine_that_has_lost_a_file_is_told_as_a_start_takes_it() {
+    let parent = tempfile::tempdir().expect("temporary directory");
+    let (config, _) = written(&parent.path().join("whole"));
+    let (mut refused, mut told) = (0, 0);
+    for (n, file) in small_files(&config.dir.join("rows")).iter().enumerate() {
+        let hurt = StoreConfig { dir: parent.path().join(format!("hurt-{n}")), ..config.clone() };
+        copy(&config.dir, &hurt.dir);
+        let lost = file.strip_prefix(&config.dir).expect("inside");
+        std::fs::remove_file(hurt.dir.join(lost)).expect("removed");
+        let found = look(&patient(&hurt));
+        std::fs::remove_file(hurt.dir.join("sketch")).expect("removed");
+        match Fixture::open(hurt, 2) {
+            Ok(mut fixture) => {
+                assert!(found.verdict < Verdict::RefusesToStart, "{lost:?}: {found:?}");
+                let holes = fixture.store().holes().len();
+                assert_eq!(found.rows.as_ref().map(|rows| rows.holes.len()), Some(holes), "{lost:?}: {found:?}");
+                told += 1;
+            }
+            Err(error) => {
+                assert_eq!(found.verdict, Verdict::RefusesToStart, "{lost:?}: {error}: {found:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && told > 0, "{refused} refused, {told} told");
+}

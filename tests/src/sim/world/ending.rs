@@ -299,6 +299,8 @@ impl World {
                         && replica.cursor() == context
                         && replica.readiness() == Readiness::Serving
                         && replica.fence().is_none()
+                        // A peer that did not answer is waited for.
+                        && replica.verification().is_none_or(|report| report.running.is_none())
                         && (!self.options.epilogue || (replica.sessions() == (false, 0) && node.store.unsynced() == 0))
                 })
         };
