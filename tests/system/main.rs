@@ -1,5 +1,6 @@
 //! Whole-system stories with real processes on loopback: what only the real thing can show.
 
+mod backup;
 mod cluster;
 mod damage;
 mod faults;

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 fn operators(node: &Node, gate: Gate) -> Router {
     let identity = Identity { cluster: "shop".into(), node: NodeName::new("n1").unwrap() };
-    router(&node.shared, gate, identity)
+    router(&node.shared, gate, identity, Arc::clone(&node.backups))
 }
 
 async fn ask(node: &Node, method: Method, target: &str, body: &str) -> Answer {

@@ -24,6 +24,8 @@
 
 mod aside;
 mod aside_rows;
+mod backup;
+mod backup_row;
 mod building;
 mod cache;
 mod checkpoint;
@@ -46,6 +48,7 @@ mod over;
 mod pin;
 mod preparer;
 mod replay;
+mod restore;
 mod retention;
 mod room;
 mod salvage;
@@ -62,10 +65,13 @@ mod tests;
 mod view;
 mod whole;
 
+pub use backup::{BackupPage, BackupSource};
+pub use backup_row::{BackupRow, cell, decode_pair, encode_pair};
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};
 pub use config::{Retention, StoreConfig, SyncMode};
 pub use error::{OpenError, StoreFailure};
 pub use group::Group;
 pub use node_store::{NodeStore, Opened, Published, StoreStats};
+pub use restore::{Origin, Restore, RestoreError};
 pub use view::{Behind, View, Views, WAITERS_MAX};
