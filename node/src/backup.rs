@@ -125,3 +125,37 @@ async fn let_go(backups: Weak<Backups>, session: u64, idle_max: Duration) {
         tokio::time::sleep(left).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Node;
+    use crate::inbox::Event;
+    use tokio::sync::oneshot;
+
+    async fn source(node: &Node) -> BackupSource {
+        let (answer, source) = oneshot::channel();
+        node.shared.app().inbox().event(Event::Backup(answer)).await.unwrap();
+        source.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_state_is_kept_at_a_time_and_let_go_when_nobody_asks_for_it() {
+        let (node, dir) = (Node::start().await, tempfile::tempdir().unwrap());
+        let backups = Backups::with(dir.path(), Duration::from_millis(200));
+        assert!(backups.begin(1, source(&node).await));
+        assert!(!backups.begin(2, source(&node).await), "U1");
+        assert!(backups.source(1).is_some() && backups.source(2).is_none());
+        // U2
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !backups.begin(2, source(&node).await) {
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        assert!(backups.source(1).is_none() && !backups.end(1, Some(5)));
+        assert_eq!(backups.since_last_ms(7), None, "one that was given up was not whole");
+        assert!(backups.end(2, Some(5)));
+        // U3
+        assert_eq!(Backups::of(dir.path()).since_last_ms(7), Some(2));
+    }
+}

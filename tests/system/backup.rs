@@ -1,5 +1,6 @@
 //! Backups of running nodes: taken under load, checked, restored into a node that catches up, and into a cluster of another name.
 
+use crate::bucket::Bucket;
 use crate::cluster::{Cluster, Node, PATIENCE, atoll, copy};
 use crate::reconcile::metric;
 use crate::{REGIONS, key, shop};
@@ -257,5 +258,37 @@ async fn a_whole_cluster_is_restored_at_one_point_in_time_under_another_name() -
         check(node, 1, 8).await?;
         ensure!(metric(node, "atoll_divergence_total").await? == 0.0);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_backups_as_a_directory_does_and_no_key_is_ever_shown() -> anyhow::Result<()> {
+    const SECRET: &str = "a-secret-that-nobody-may-see";
+    let (cluster, bucket) = (Cluster::start(&REGIONS[..1]).await?, Bucket::start()?);
+    let admin = format!("http://127.0.0.1:{}", cluster.nodes[0].ports.admin);
+    let (to, target) = ("s3://bucket/shop/eu", cluster.dir().join("restored"));
+    let ask = async |arguments: &[&str], endpoint: &str, status: i32| {
+        let mut command = atoll(arguments);
+        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "eu-west-1");
+        command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_ALLOW_HTTP", "true");
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(!told.contains(SECRET), "a secret is shown");
+        ensure!(output.status.code() == Some(status), "{arguments:?}: {:?}: {told}", output.status);
+        Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap_or(Value::Null))
+    };
+    let take = ["backup", "--to", to, "--admin", &admin, "--json"];
+    write_rows(&cluster.nodes[0].quic()?.session(), 0).await?;
+    let first = ask(&take, &bucket.endpoint, 0).await?;
+    write_rows(&cluster.nodes[0].quic()?.session(), 1).await?;
+    let second = ask(&take, &bucket.endpoint, 0).await?;
+    ensure!(second["parent"] == first["id"], "{second}");
+    ensure!(bucket.names().len() == 6 && bucket.names().iter().all(|name| name.starts_with("shop/eu/n0/")));
+    ask(&["backup", "verify", "--to", to], &bucket.endpoint, 0).await?;
+    let restored = ask(&["restore", "--from", to, "--data-dir", text(&target)?, "--json"], &bucket.endpoint, 0).await?;
+    ensure!(restored["root"] == second["root"], "{restored}");
+    ask(&[&take[..], &["--full"]].concat(), &bucket.endpoint, 0).await?;
+    ask(&["backup", "prune", "--to", to, "--keep", "1"], &bucket.endpoint, 0).await?;
+    ensure!(bucket.names().len() == 3, "{:?}", bucket.names());
     Ok(())
 }

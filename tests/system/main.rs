@@ -1,6 +1,7 @@
 //! Whole-system stories with real processes on loopback: what only the real thing can show.
 
 mod backup;
+mod bucket;
 mod cluster;
 mod damage;
 mod faults;
