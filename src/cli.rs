@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backup::id::BackupId;
 use atoll_client::api::{Consistency, DataType, Key, Namespace, Rejection, WriteLevel, limits, parse_duration};
 use atoll_client::{Context, Endpoint};
 use clap::builder::{BoolishValueParser, TypedValueParser};
@@ -16,10 +17,10 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Commands of the contract that a later version brings.
-const RESERVED: &[&str] = &["backup", "compare", "doc", "edge", "policy", "restore", "route", "watch"];
+const RESERVED: &[&str] = &["compare", "doc", "edge", "policy", "route", "watch"];
 
 /// Commands that ask no node for anything, for which client options mean nothing.
-const LOCAL: &[&str] = &["demo", "doctor", "load", "pki", "serve"];
+const LOCAL: &[&str] = &["demo", "doctor", "load", "pki", "restore", "serve"];
 
 /// A multi-region CRDT data service: local writes in every region, convergence by anti-entropy
 /// over QUIC.
@@ -66,6 +67,10 @@ pub(crate) enum Command {
     Member(MemberArgs),
     /// Look at a stopped node's data directory, changing nothing
     Doctor(crate::commands::DoctorArgs),
+    /// Back up a running node; list, verify and remove backups
+    Backup(BackupArgs),
+    /// Make a data directory of a backup
+    Restore(RestoreArgs),
     /// See regions take writes and converge: one process each, an emulated ocean between them
     Demo(crate::demo::DemoArgs),
     /// Put load on running nodes and measure them
@@ -90,6 +95,90 @@ pub(crate) struct VerifyArgs {
     /// How long to wait for the end
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) timeout: Duration,
+}
+
+/// What is backed up, and where to.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = false)]
+pub(crate) struct BackupArgs {
+    /// The admin listener of the node that is backed up
+    #[arg(
+        long, global = true, env = "ATOLL_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:7604",
+        value_parser = parsed::<Endpoint>, hide_env_values = true
+    )]
+    pub(crate) admin: Endpoint,
+    /// Where backups are: a directory, file://… or s3://BUCKET/PREFIX (keys by the AWS_ variables, or the machine's role)
+    #[arg(long, global = true, env = "ATOLL_BACKUP_TO", value_name = "DEST", hide_env_values = true)]
+    pub(crate) to: Option<String>,
+    /// All rows, although there is a backup to go on from
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Bytes read of the node in a second, as 64MiB; 0 for as many as there are
+    #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = bytes)]
+    pub(crate) rate: u64,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<BackupCommand>,
+}
+
+/// What may be asked about backups.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// List them
+    List,
+    /// Read all objects, and check that they are as they were written and add up
+    Verify {
+        /// This one and those that it goes on from, instead of all
+        #[arg(long, value_name = "ID", value_parser = backup_id)]
+        backup: Option<BackupId>,
+    },
+    /// Remove old ones; what a backup that stays goes on from stays as well
+    Prune {
+        /// The newest of each node stay, so many
+        #[arg(long, value_name = "N", conflicts_with = "keep_days", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: Option<u32>,
+        /// Those of the last D days stay, and the newest of each node
+        #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        keep_days: Option<u32>,
+        /// Say what would go, and leave it
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which backup becomes which data directory.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Where backups are: a directory, file://… or s3://BUCKET/PREFIX
+    #[arg(long, env = "ATOLL_BACKUP_TO", value_name = "DEST", hide_env_values = true)]
+    pub(crate) from: String,
+    /// Which one [default: the newest]
+    #[arg(long, value_name = "ID", value_parser = backup_id)]
+    pub(crate) backup: Option<BackupId>,
+    /// The data directory to make, which must be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Begin a cluster of this name with what was backed up, instead of joining the old one again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) new_cluster: Option<String>,
+}
+
+fn backup_id(text: &str) -> Result<BackupId, crate::backup::id::NoId> {
+    text.parse()
+}
+
+/// A number of bytes: `1048576`, `64KiB`, `32MiB`, `1GiB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("a number of bytes is written like 32MiB".to_owned()),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| "a number of bytes is written like 32MiB".to_owned())
 }
 
 /// What may be asked about members, and of which node.
@@ -588,6 +677,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
         Command::Status(args) => Some(&mut args.admin),
         Command::Member(args) => Some(&mut args.admin),
         Command::Verify(args) => Some(&mut args.admin),
+        Command::Backup(args) => Some(&mut args.admin),
         _ => None,
     };
     if let Some(admin) = admin

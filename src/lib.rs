@@ -7,6 +7,7 @@
 //! stderr: what, why, what to do. L3: stdout carries the answer and nothing else, so that it can be
 //! piped. L4: only this package reads flags and the environment; the libraries take values.
 
+pub mod backup;
 mod cli;
 mod commands;
 mod connect;

@@ -122,11 +122,11 @@ fn help_lists_what_there_is_and_nothing_else() {
     assert_eq!((help.exit, help.stderr.as_str()), (0, ""));
     for command in [
         "register", "counter", "set", "map", "flag", "keys", "status", "verify", "member", "demo", "load", "serve",
-        "pki",
+        "pki", "backup", "restore",
     ] {
         assert!(help.stdout().contains(&format!("\n  {command} ")), "{command}");
     }
-    for later in ["doc", "watch", "edge", "route", "policy", "backup"] {
+    for later in ["doc", "watch", "edge", "route", "policy", "compare"] {
         assert!(!help.stdout().contains(&format!("\n  {later} ")), "{later}");
     }
     assert!(atoll(&["--version"]).stdout().starts_with("atoll "));
@@ -165,7 +165,7 @@ fn doctor_is_told_which_directory_and_asks_no_node() {
 
 #[test]
 fn reserved_command_is_not_supported_rather_than_unknown() {
-    for args in [&["watch"][..], &["backup", "--json"], &["load", "compare", "a.json", "b.json"]] {
+    for args in [&["watch"][..], &["compare", "--json"], &["load", "compare", "a.json", "b.json"]] {
         let ended = atoll(args);
         assert_eq!(ended.exit, 2);
         assert!(ended.complaint().contains("not supported yet"), "{}", ended.stderr);

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    Digest, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand, Members, Status,
-    VerifyReport, headers,
+    BackupAsk, BackupBegun, Digest, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand,
+    Members, Status, VerifyReport, headers,
 };
 use crate::client::Client;
 use crate::endpoint::Endpoint;
@@ -123,6 +124,27 @@ impl Admin {
     /// When the node does not answer, or refuses: `overloaded` while it does already.
     pub async fn begin_scrub(&self) -> Result<(), Error> {
         self.post("/admin/scrub".to_owned(), Vec::new()).await.map(drop)
+    }
+
+    /// Has the node keep its state as it is now, to be backed up.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses: `overloaded` while another backup is being taken.
+    pub async fn begin_backup(&self) -> Result<BackupBegun, Error> {
+        self.ask("/admin/backup", Vec::new()).await
+    }
+
+    /// A page of that state, as the node's bytes; none when it was told that no more is wanted.
+    ///
+    /// # Errors
+    /// When the node does not answer, or refuses: `not_found` when it keeps the state no longer.
+    pub async fn ask_backup(&self, session: &str, ask: &BackupAsk) -> Result<Bytes, Error> {
+        let mut target = "/admin/backup/".to_owned();
+        crate::api::push_segment(&mut target, session);
+        let request =
+            Request::new(Method::POST, target).header(headers::CONTENT_TYPE, headers::JSON).body(encoded(ask));
+        let (response, endpoint) = self.client.exchange(Outgoing::from_request(&request)).await?;
+        if response.is_success() { Ok(response.body().clone()) } else { Err(response.into_refusal(endpoint)) }
     }
 
     /// Asks the node to take no further writes and to finish what it has begun.

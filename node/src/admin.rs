@@ -1,15 +1,17 @@
-//! The operators' listener: metrics, status, digests, links, draining, members.
+//! The operators' listener: metrics, status, digests, links, draining, members, backups.
 //!
-//! **What always holds.** O1: nothing here walks rows: a root is kept, not computed. O2: on a listener that is not loopback everything here needs a token.
+//! **What always holds.** O1: nothing here walks rows but for a backup's pages: a root is kept, not computed. O2: on a listener that is not loopback everything here needs a token.
 //!
 //! **What is not here.** Routing and policies: reserved, and `not_supported` until they are built.
 
+mod backup;
 mod members;
 mod verify;
 
 use crate::api::{Edge, Failure, RequestId, Shared, admitted, read_json};
 use crate::app::AppError;
 use crate::auth::Gate;
+use crate::backup::Backups;
 use crate::inbox::Event;
 use atoll_client::api::{Digest as DigestAnswer, ErrorCode, LinkCommand, PeerState, PeerStatus, Status};
 use atoll_crdt::VersionVector;
@@ -46,12 +48,13 @@ struct Admin {
     shared: Arc<Shared>,
     edge: Arc<Edge>,
     identity: Identity,
+    backups: Arc<Backups>,
 }
 
 /// Everything that operators ask, at a listener whose gate this is.
-pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
+pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity, backups: Arc<Backups>) -> Router {
     let edge = Edge::new(Arc::clone(shared), gate, "admin");
-    let admin = Arc::new(Admin { shared: Arc::clone(shared), edge: Arc::clone(&edge), identity });
+    let admin = Arc::new(Admin { shared: Arc::clone(shared), edge: Arc::clone(&edge), identity, backups });
     let on = |handle: fn(&Arc<Admin>) -> MethodRouter| handle(&admin);
     let router = Router::new()
         .route("/metrics", on(|admin| get(answering(admin, metrics))))
@@ -63,6 +66,8 @@ pub fn router(shared: &Arc<Shared>, gate: Gate, identity: Identity) -> Router {
         .route("/admin/members/{node}", on(|admin| post(answering(admin, members::decide))))
         .route("/admin/verify", on(|admin| get(answering(admin, verify::report)).post(answering(admin, verify::begin))))
         .route("/admin/scrub", on(|admin| post(answering(admin, scrub))))
+        .route("/admin/backup", on(|admin| post(answering(admin, backup::begin))))
+        .route("/admin/backup/{session}", on(|admin| post(answering(admin, backup::ask))))
         .route("/admin/export", on(|admin| post(answering(admin, members::export))))
         .route("/admin/import", on(|admin| post(answering(admin, members::import))))
         .route("/admin/route", any(reserved(&edge)))

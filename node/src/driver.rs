@@ -157,6 +157,7 @@ impl Driver {
             Event::Scrub(answer) => {
                 let _ = answer.send(self.store.begin_scrub());
             }
+            Event::Backup(answer) => drop(answer.send(self.store.backup())),
             Event::Stop => {
                 self.input(Input::Ending);
                 return true;

@@ -3,6 +3,7 @@
 //! **What always holds.** I1: the queue is bounded. A client's write that finds it full is refused at once as
 //! overloaded; a peer's message waits, which slows that peer's stream and nothing else.
 
+use crate::store::BackupSource;
 use atoll_crdt::{ReadError, VersionVector};
 use atoll_replication::{Excerpt, Imported, Input, RecordBytes, WriteError, WriteOutcome, WriteRequest};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub enum Event {
     Import(Vec<RecordBytes>, oneshot::Sender<Option<Imported>>),
     /// Have every row read at once; `false` comes back while that is done already.
     Scrub(oneshot::Sender<bool>),
+    /// The synced state, for a backup.
+    Backup(oneshot::Sender<BackupSource>),
     /// Finish what is queued, sync it, and end.
     Stop,
 }

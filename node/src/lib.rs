@@ -13,6 +13,7 @@ pub mod api;
 pub mod app;
 mod archive;
 pub mod auth;
+pub mod backup;
 pub mod clock;
 pub mod config;
 mod divergence;

@@ -71,6 +71,8 @@ pub struct StoreReading {
     pub scrub_rounds: u64,
     /// Whether a round goes that was asked for.
     pub is_scrubbing: bool,
+    /// Milliseconds since a backup was whole.
+    pub last_backup_ms: Option<u64>,
 }
 
 /// The listeners that clients and operators connect to.
@@ -365,6 +367,10 @@ impl Asking {
         counter(out, "scrub_rounds", "Times that the scrubber came to the last row", reading.scrub_rounds)?;
         let help = "1 while every row is read because somebody asked for it, or roots differ";
         gauge(out, "scrub_running", help, None, f64::from(u8::from(reading.is_scrubbing)))?;
+        if let Some(ms) = reading.last_backup_ms {
+            let help = "Time since a backup of this node was whole";
+            gauge(out, "last_backup", help, Some(&Unit::Seconds), ms as f64 / 1_000.0)?;
+        }
         if reading.commits.is_empty() {
             return Ok(());
         }
@@ -447,6 +453,7 @@ mod tests {
                 scrub_failures: 2,
                 scrub_rounds: 1,
                 is_scrubbing: true,
+                last_backup_ms: Some(1_500),
             }),
             peer_faults: Box::new(|| vec![("frame", 2)]),
             peer_sent: Box::new(|| vec![crate::peer::Sent { kind: "root", messages: 3, bytes: 120 }]),
@@ -495,6 +502,7 @@ mod tests {
             "atoll_scrub_failures_total 2",
             "atoll_scrub_rounds_total 1",
             "atoll_scrub_running 1.0",
+            "atoll_last_backup_seconds 1.5",
             "atoll_holes 0",
             "atoll_rows_repaired_total 0",
             "atoll_counters_marked 0",

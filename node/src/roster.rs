@@ -87,6 +87,12 @@ fn key(kind: &str, name: &str) -> CollectionKey {
     CollectionKey::new(NAMESPACE, DataType::Register, &format!("{kind}/{name}")).expect("names make valid keys")
 }
 
+/// What the keys of rows begin with that say who is a member, and where each stands.
+pub(crate) fn prefixes_of_members() -> [Vec<u8>; 2] {
+    ["members/", "standing/"]
+        .map(|kind| CollectionKey::listing_prefix(NAMESPACE, DataType::Register, kind).expect("a valid namespace"))
+}
+
 fn put(key: CollectionKey, value: &impl Serialize) -> Command {
     let bytes: Arc<[u8]> = serde_json::to_vec(value).expect("plain values encode").into();
     Command::RegisterPut { key, content_type: "application/json".into(), bytes }

@@ -10,6 +10,7 @@ use crate::api::{self, Shared};
 use crate::app::{App, NodeStatus, Parts, RegionFreshness, Snapshot};
 use crate::archive::Archives;
 use crate::auth::{Gate, Tokens, TokensError};
+use crate::backup::Backups;
 use crate::clock::Clock;
 use crate::config::{Config, Sync};
 use crate::divergence::Alarm;
@@ -92,6 +93,7 @@ struct Engine {
     store_stats: Arc<StoreStats>,
     system_changes: watch::Receiver<u64>,
     actor: ActorId,
+    backups: Arc<Backups>,
     replica_thread: std::thread::JoinHandle<()>,
     /// Closed when the replica thread has ended.
     replica_ended: mpsc::Receiver<()>,
@@ -234,7 +236,8 @@ fn serve(
     let http = serving("http", api::router(&shared, gate(config.http), "http"), https);
     tasks.spawn(http::serve(listeners.http, http, stopping.clone()));
     let identity = admin::Identity { cluster: config.cluster.clone(), node: config.node.clone() };
-    let operators = serving("admin", admin::router(&shared, gate(config.admin), identity), None);
+    let operators = admin::router(&shared, gate(config.admin), identity, Arc::clone(&engine.backups));
+    let operators = serving("admin", operators, None);
     tasks.spawn(http::serve(listeners.admin, operators, stopping.clone()));
     if let Some(endpoint) = listeners.quic {
         tasks.spawn(quic::serve(endpoint, shared, gate(config.quic), stopping.clone(), STOP_GRACE));
@@ -247,6 +250,7 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
     let (commits, dir, peers) = (Arc::clone(&engine.commit_stats), config.data_dir.clone(), engine.peers.clone());
     let (views, log) = (Arc::clone(&engine.views), Arc::clone(&engine.store_stats));
     let room = Arc::clone(&engine.room);
+    let backups = Arc::clone(&engine.backups);
     Sources {
         status: Arc::clone(&engine.status),
         store: Box::new(move || {
@@ -264,6 +268,7 @@ fn sources(config: &Config, tls: Option<&Tls>, engine: &Engine) -> Sources {
                 scrub_failures: log.scrub_failures(),
                 scrub_rounds: log.scrub_rounds(),
                 is_scrubbing: log.is_scrubbing(),
+                last_backup_ms: backups.since_last_ms(crate::clock::wall_ms()),
             }
         }),
         peer_sent: Box::new({
@@ -362,6 +367,7 @@ fn digest_key(config: &Config, tls: Option<&Tls>) -> DigestKey {
 
 pub(crate) fn store_config(config: &Config, tls: Option<&Tls>) -> StoreConfig {
     StoreConfig {
+        cluster: config.cluster.clone(),
         digest_key: digest_key(config, tls),
         retain: Retention {
             min: config.log.retain_min,
@@ -450,6 +456,7 @@ fn start_engine(config: &Config, tls: Option<&Tls>, found: bool) -> Result<Engin
         store_stats,
         system_changes,
         actor,
+        backups: Backups::of(&config.data_dir),
         replica_thread,
         replica_ended,
     })

@@ -4,6 +4,7 @@
 //! Nothing here knows a URL, a header or a certificate.
 
 mod answer;
+mod backup;
 mod counter;
 mod doctor;
 mod flag;
@@ -34,6 +35,8 @@ pub(crate) fn run(command: Command, client: &ClientArgs, console: &mut Console<'
         Command::Serve(args) => crate::serve::run(&args),
         Command::Status(args) => block_on(status::run(&args, client, console)),
         Command::Verify(args) => block_on(verify::run(&args, client, console)),
+        Command::Backup(args) => block_on(backup::run(&args, client, console)),
+        Command::Restore(args) => block_on(backup::restore(&args, console)),
         Command::Member(args) => block_on(member::run(&args, client, console)),
         Command::Data(command) => block_on(ask(command, client, console)),
     }
@@ -57,7 +60,7 @@ async fn ask(command: DataCommand, client: &ClientArgs, console: &mut Console<'_
 }
 
 /// A failure of something that was asked of an admin listener.
-fn admin_failure(error: atoll_client::Error) -> Failure {
+pub(crate) fn admin_failure(error: atoll_client::Error) -> Failure {
     let Failure { exit, message } = Failure::from(error);
     Failure::new(exit, message.replace("--endpoint names its client", "--admin names its admin"))
 }

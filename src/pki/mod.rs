@@ -185,6 +185,11 @@ fn check_node_name(name: &str) -> Result<(), PkiError> {
     Ok(())
 }
 
+/// Whether a cluster may be called so.
+pub(crate) fn check_cluster(name: &str) -> Result<(), PkiError> {
+    check_name("cluster", name)
+}
+
 /// Names go into a URI and into file names, so the rule is narrow: `[a-z0-9][a-z0-9.-]{0,62}`.
 fn check_name(what: &'static str, text: &str) -> Result<(), PkiError> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

@@ -7,6 +7,7 @@
 //! **What is not here.** Clients' requests: HTTP and JSON.
 
 use crate::sim::store::MemStore;
+use atoll::backup::manifest::Manifest;
 use atoll_crdt::codec::{DecodeError, Reader, Writer};
 use atoll_crdt::{ActorId, Dot, Op, Row, RowKey, VersionVector};
 use atoll_replication::sketch::{Change, DigestKey, Opening, RowDigest, Sketch, decode_cells, encode_cells};
@@ -20,7 +21,7 @@ use std::sync::LazyLock;
 pub type Decoder = fn(&[u8]);
 
 /// Every one, by the name of its corpus.
-pub const ALL: [(&str, Decoder); 11] = [
+pub const ALL: [(&str, Decoder); 13] = [
     ("frame", frame),
     ("hello", hello),
     ("records", records),
@@ -32,6 +33,8 @@ pub const ALL: [(&str, Decoder); 11] = [
     ("vector", vector),
     ("sketch", sketch),
     ("peer", peer),
+    ("manifest", manifest),
+    ("object", object),
 ];
 
 const HELLO: u8 = 1;
@@ -69,6 +72,20 @@ fn comparable(mut message: Message) -> Message {
         hello.former.sort_unstable();
     }
     message
+}
+
+/// A backup's manifest, given without its digest.
+pub fn manifest(bytes: &[u8]) {
+    let sealed = atoll::backup::manifest::sealed(bytes.to_vec());
+    if let Ok(manifest) = Manifest::decode(&sealed) {
+        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest), "a manifest reads back");
+    }
+    let _ = Manifest::decode(bytes);
+}
+
+/// An object of a backup, and the rows or ids in it.
+pub fn object(bytes: &[u8]) {
+    atoll::backup::part::any(bytes);
 }
 
 /// Any frame.

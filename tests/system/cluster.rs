@@ -65,13 +65,18 @@ pub(crate) struct Node {
 impl Cluster {
     /// Files for one node a region; nothing runs yet.
     pub(crate) fn new(regions: &[&str]) -> anyhow::Result<Self> {
-        Self::files(regions, regions.len(), "")
+        Self::files("test", regions, regions.len(), "")
     }
 
-    fn files(regions: &[&str], seeds: usize, more: &str) -> anyhow::Result<Self> {
+    /// The same, of another cluster.
+    pub(crate) fn named(cluster: &str, regions: &[&str]) -> anyhow::Result<Self> {
+        Self::files(cluster, regions, regions.len(), "")
+    }
+
+    fn files(cluster: &str, regions: &[&str], seeds: usize, more: &str) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let keys = dir.path().join("pki");
-        pki::init(&keys, "test")?;
+        pki::init(&keys, cluster)?;
         let ports = regions.iter().map(|_| free_ports()).collect::<Result<Vec<_>, _>>()?;
         let seeds: Vec<String> = ports[..seeds].iter().map(|ports| format!("\"127.0.0.1:{}\"", ports.peer)).collect();
         let mut nodes = Vec::new();
@@ -82,7 +87,7 @@ impl Cluster {
             let config = dir.path().join(format!("{name}.toml"));
             let quoted: Vec<_> = regions.iter().map(|region| format!("\"{region}\"")).collect();
             let text = format!(
-                "cluster = \"test\"\nnode = \"{name}\"\nregion = \"{region}\"\nregions = [{}]\ndata_dir = \"{}\"\n\
+                "cluster = \"{cluster}\"\nnode = \"{name}\"\nregion = \"{region}\"\nregions = [{}]\ndata_dir = \"{}\"\n\
                  http = \"127.0.0.1:{}\"\nquic = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n\
                  seeds = [{}]\n[tls]\nca = \"{k}/ca.crt\"\ncert = \"{k}/{name}.crt\"\nkey = \"{k}/{name}.key\"\n{more}",
                 quoted.join(", "),
@@ -114,7 +119,7 @@ impl Cluster {
 
     /// The same, of which the first `count` are started, and are each other's seeds and everybody's.
     pub(crate) async fn starting(regions: &[&str], count: usize, more: &str) -> anyhow::Result<Self> {
-        let mut cluster = Self::files(regions, count, more)?;
+        let mut cluster = Self::files("test", regions, count, more)?;
         for node in &mut cluster.nodes[..count] {
             node.spawn()?;
         }

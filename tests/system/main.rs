@@ -1,6 +1,8 @@
 //! Whole-system stories with real processes on loopback: what only the real thing can show.
 
 mod attacks;
+mod backup;
+mod bucket;
 mod cluster;
 mod damage;
 mod faults;

@@ -22,8 +22,9 @@ pub use error::{ErrorCode, Problem, Rejection};
 pub use names::{DataType, Key, Namespace};
 pub(crate) use names::{push_query_value, push_segment};
 pub use operations::{
-    DifferingRow, Digest, Export, ExportCommand, Exported, ImportCommand, Imported, LinkCommand, MemberCommand,
-    MemberStatus, Members, PeerState, PeerStatus, Readiness, Standing, Status, Verdict, VerifyReport,
+    BackupAsk, BackupBegun, BackupStart, DifferingRow, Digest, Export, ExportCommand, Exported, ImportCommand,
+    Imported, LinkCommand, MemberCommand, MemberStatus, Members, PeerState, PeerStatus, Readiness, Standing, Status,
+    Verdict, VerifyReport,
 };
 pub use params::{Consistency, WriteLevel, format_duration, parse_duration};
 pub use resources::{

@@ -285,6 +285,70 @@ pub struct DifferingRow {
     pub contents: bool,
 }
 
+/// `POST /admin/backup`: a state that is kept to be read, page by page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupBegun {
+    /// Names it in what is asked next.
+    pub session: String,
+    /// The node's version.
+    pub version: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// The causal context that the state stands at.
+    pub vector: BTreeMap<String, u64>,
+    /// Stamps up to here may have been given, in hexadecimal.
+    pub ceiling: String,
+    /// The processes that wrote to the node's disk, oldest first.
+    pub starts: Vec<BackupStart>,
+    /// How many rows there are.
+    pub rows: u64,
+    /// The sum over them, as in `GET /admin/digest`.
+    pub root: String,
+    /// Tells under which secret ids and digests are made, in hexadecimal.
+    pub digests: String,
+}
+
+/// One process that wrote to a node's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupStart {
+    /// Its actor.
+    pub actor: String,
+    /// Stamps up to here may have been given, in hexadecimal.
+    pub ceiling: String,
+    /// When the data was founded, in milliseconds since 1970; null while it had yet to join.
+    pub founded_ms: Option<u64>,
+}
+
+/// `POST /admin/backup/{session}`: the next page, or that no more is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BackupAsk {
+    /// Rows in the order of their keys.
+    Rows {
+        /// The last key that came, in base64; empty at first.
+        after: String,
+    },
+    /// Ids with digests, in order.
+    Ids {
+        /// The last id that came.
+        after: Option<u64>,
+    },
+    /// The rows of some ids.
+    RowsOf {
+        /// Eight bytes each, ascending, in base64.
+        ids: String,
+    },
+    /// The backup is whole.
+    Done,
+    /// It is given up.
+    Abandon,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

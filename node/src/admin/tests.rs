@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 fn operators(node: &Node, gate: Gate) -> Router {
     let identity = Identity { cluster: "shop".into(), node: NodeName::new("n1").unwrap() };
-    router(&node.shared, gate, identity)
+    router(&node.shared, gate, identity, Arc::clone(&node.backups))
 }
 
 async fn ask(node: &Node, method: Method, target: &str, body: &str) -> Answer {
@@ -200,4 +200,32 @@ async fn operators_beyond_loopback_need_a_token_for_everything() {
     }
     assert_eq!(send(&router, Method::POST, "/admin/drain", &[], "").await.ok(401).code(), "unauthenticated");
     assert!(!node.status.is_draining());
+}
+
+#[tokio::test]
+async fn a_state_is_read_page_by_page_until_it_is_done_with() {
+    let node = Node::start().await;
+    node.post("/v1/shop/sets/s", r#"{"add": ["a", "b"]}"#).await.ok(200);
+    let begun = ask(&node, Method::POST, "/admin/backup", "").await.ok(200).json();
+    let digest = get(&node, "/admin/digest").await;
+    assert_eq!((&begun["root"], &begun["vector"]), (&digest["root"], &digest["vector"]));
+    assert_eq!(ask(&node, Method::POST, "/admin/backup", "").await.ok(503).code(), "overloaded");
+    let target = format!("/admin/backup/{}", begun["session"].as_str().unwrap());
+    let page = async |body: &str| ask(&node, Method::POST, &target, body).await;
+    let rows = page(r#"{"ask": "rows", "after": ""}"#).await.ok(200);
+    assert_eq!(rows.body[0], 1, "the last page");
+    let ids = page(r#"{"ask": "ids", "after": null}"#).await.ok(200);
+    assert_eq!(ids.body.len() as u64, 1 + 16 * begun["rows"].as_u64().unwrap());
+    for wrong in [
+        r#"{"ask": "rows", "after": "?"}"#,
+        r#"{"ask": "ids", "after": 18446744073709551615}"#,
+        r#"{"ask": "rows_of", "ids": "AAAA"}"#,
+        r#"{"ask": "rows_of", "ids": "AAAAAAAAAAIAAAAAAAAAAQ=="}"#,
+        r#"{"ask": "everything"}"#,
+    ] {
+        assert_eq!(page(wrong).await.ok(400).code(), "malformed", "{wrong}");
+    }
+    page(r#"{"ask": "done"}"#).await.ok(204);
+    assert_eq!(page(r#"{"ask": "ids", "after": null}"#).await.ok(404).code(), "not_found");
+    ask(&node, Method::POST, "/admin/backup", "").await.ok(200);
 }

@@ -3,6 +3,7 @@
 use super::{Shared, router};
 use crate::app::{App, NodeStatus, Parts, RegionFreshness, Snapshot};
 use crate::auth::Gate;
+use crate::backup::Backups;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::inbox::{Event, Inbox};
@@ -62,6 +63,7 @@ pub(crate) struct Node {
     /// What operators told the replica of links.
     pub(crate) pauses: Arc<Mutex<Vec<(NodeName, bool)>>>,
     pub(crate) views: Arc<Views>,
+    pub(crate) backups: Arc<Backups>,
     /// Added to what the wall clock says, in milliseconds.
     pub(crate) wall_shift_ms: Arc<AtomicI64>,
     ticker: tokio::task::JoinHandle<()>,
@@ -110,7 +112,8 @@ impl Node {
         });
         let shared = Shared::new(Arc::new(app), Arc::new(metrics), setup.limits);
         let router = router(&shared, setup.gate, "http");
-        let node = Self { router, shared, status, pauses, views, wall_shift_ms, ticker, _dir: dir };
+        let backups = Backups::of(dir.path());
+        let node = Self { backups, router, shared, status, pauses, views, wall_shift_ms, ticker, _dir: dir };
         node.until_it_writes().await;
         node
     }
@@ -362,6 +365,7 @@ impl Driver {
                 Event::Scrub(answer) => {
                     let _ = answer.send(self.store.begin_scrub());
                 }
+                Event::Backup(answer) => drop(answer.send(self.store.backup())),
                 Event::Stop => break,
             }
         }

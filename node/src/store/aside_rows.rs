@@ -343,6 +343,25 @@ impl Engine {
         Ok(())
     }
 
+    /// Ids of a layer's rows from `from` on, with their keys and sums, as far as they were merged.
+    pub(super) fn aside_ids_from(
+        &self,
+        snapshot: &Snapshot,
+        layer: LayerId,
+        from: &[u8],
+    ) -> impl Iterator<Item = Result<(RowId, Vec<u8>, Sums), ReadError>> + use<> {
+        layer_range(snapshot, &self.aside.ids, layer, from).filter_map(|entry| {
+            let read = entry.into_inner().map_err(|error| failed(&error)).and_then(|(entry, sums)| {
+                let unreadable = || unreadable_key(&entry, "it has no id");
+                let (id, key) =
+                    entry.get(LAYER_BYTES..).and_then(<[u8]>::split_first_chunk::<ID_BYTES>).ok_or_else(unreadable)?;
+                let id = RowId::from_bits(u64::from_be_bytes(*id)).ok_or_else(unreadable)?;
+                Ok(Sums::decode(&sums).map(|sums| (id, key.to_vec(), sums)))
+            });
+            read.transpose()
+        })
+    }
+
     /// Rows of a layer from `from` on, in order; some may be damaged.
     pub(super) fn aside_rows_from(
         &self,

@@ -28,6 +28,8 @@ pub struct Retention {
 /// Where the data lies, and how much memory and disk it may take.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
+    /// The cluster's name. A directory that was restored for another one is refused; an empty name opens any.
+    pub cluster: String,
     /// The data directory; created when it is not there, readable by its owner alone.
     pub dir: PathBuf,
     /// Memory for reading: half for rows, half for blocks of the row engine. More spares disk reads.
@@ -70,6 +72,7 @@ impl StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
+            cluster: String::new(),
             dir: PathBuf::from("data"),
             cache_bytes: 256 << 20,
             memtable_bytes: 32 << 20,

@@ -6,6 +6,8 @@
 //! journal/  segments
 //! rows/     the row engine
 //! sketch    the sketch of all rows, as the last process left it
+//! CLUSTER   the cluster's name, if a backup was restored: no other cluster's node opens it
+//! restoring/  a backup that is being restored: nobody opens the directory
 //! ```
 //!
 //! **What always holds.** D1: two processes never have it open at once; the lock goes with the last part that is still
@@ -73,6 +75,10 @@ pub(super) fn advice(found: &str) -> String {
     }
 }
 
+/// Where a backup is restored, until all of it is there.
+pub(super) const RESTORING: &str = "restoring";
+pub(super) const CLUSTER: &str = "CLUSTER";
+
 /// An open data directory.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -84,6 +90,9 @@ impl Directory {
     /// Opens a data directory, or makes it.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         create(path)?;
+        if path.join(RESTORING).exists() {
+            return Err(OpenError::HalfRestored { dir: path.into() });
+        }
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(OpenError::io(&lock_path))?;
@@ -120,6 +129,21 @@ impl Directory {
             sync_directory(&self.path)
         };
         write().map_err(OpenError::io(path))
+    }
+
+    /// Refuses what was restored for another cluster: the rows may be without those that tell of the old one's members, and the old
+    /// one must never hear of that.
+    pub(super) fn check_cluster(&self, configured: &str) -> Result<(), OpenError> {
+        let path = self.path.join(CLUSTER);
+        let found = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(OpenError::Io { path, source }),
+        };
+        if configured.is_empty() || found == configured {
+            return Ok(());
+        }
+        Err(OpenError::Cluster { dir: self.path.clone(), found, configured: configured.into() })
     }
 
     /// Where segments lie.
@@ -168,8 +192,15 @@ pub(super) fn format_of(dir: &Path) -> std::io::Result<FormatFound> {
     }
 }
 
+/// Says for which cluster a directory was restored.
+pub(super) fn write_cluster(path: &Path, cluster: &str) -> std::io::Result<()> {
+    let mut file = File::create(path.join(CLUSTER))?;
+    writeln!(file, "{cluster}")?;
+    file.sync_all()
+}
+
 /// Readable by its owner alone: it holds everybody's data.
-fn create(path: &Path) -> Result<(), OpenError> {
+pub(super) fn create(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(OpenError::io(path))
 }
 

@@ -27,6 +27,25 @@ pub enum OpenError {
         /// What to do.
         advice: String,
     },
+    /// A backup was being restored into it, and that has not ended (operator: restore it again).
+    #[error(
+        "{} is half restored from a backup; run 'atoll restore' into it again, or, to start without the backup, remove \
+         'restoring' from it", .dir.display()
+    )]
+    HalfRestored {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// It was restored for a cluster of another name (operator: configure that name, or restore it for this cluster).
+    #[error("{} was restored for the cluster '{found}', and the node is configured for '{configured}'", .dir.display())]
+    Cluster {
+        /// The data directory.
+        dir: PathBuf,
+        /// For which cluster it was restored.
+        found: String,
+        /// For which one the node is configured.
+        configured: String,
+    },
     /// The journal lost something that was durable (disk). Nothing was dropped.
     #[error(
         "{} is damaged at byte {offset}: {what}. The data directory was not changed. Keep a copy of it, then start with \

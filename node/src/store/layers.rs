@@ -10,7 +10,7 @@ use super::engine::Engine;
 use super::layer::Layer;
 use super::stored::{StoredRow, StoredRows};
 use atoll_crdt::{CollectionKey, DataType, ReadError, Row, RowKey};
-use atoll_replication::sketch::RowId;
+use atoll_replication::sketch::{RowDigest, RowId};
 use atoll_replication::{Clears, LayerId, Position};
 use fjall::Snapshot;
 use std::iter::Peekable;
@@ -118,6 +118,18 @@ impl Layers {
     fn is_unknown(&self, key: &RowKey) -> bool {
         let names = |layer: &Layer| layer.unknown.contains_key(key);
         names(&self.memtable) || self.frozen.as_deref().is_some_and(names)
+    }
+
+    /// Whether a layer in memory says what a row holds, or that it is gone.
+    pub(super) fn is_in_memory(&self, key: impl AsRef<[u8]>) -> bool {
+        let mentions = |layer: &Layer| layer.rows.contains_key::<[u8]>(key.as_ref());
+        mentions(&self.memtable) || self.frozen.as_deref().is_some_and(mentions)
+    }
+
+    /// What the sketch has for a row of which nobody knows what it should hold.
+    pub(super) fn unknown_digest(&self, key: impl AsRef<[u8]>) -> Option<RowDigest> {
+        let digest = |layer: &Layer| layer.unknown.get::<[u8]>(key.as_ref()).copied();
+        digest(&self.memtable).or_else(|| self.frozen.as_deref().and_then(digest))
     }
 
     /// How many rows of a collection hold something.

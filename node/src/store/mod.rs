@@ -24,6 +24,8 @@
 
 mod aside;
 mod aside_rows;
+mod backup;
+mod backup_row;
 mod building;
 mod cache;
 mod checkpoint;
@@ -51,6 +53,7 @@ mod pin;
 mod preparer;
 mod reads;
 mod replay;
+mod restore;
 mod retention;
 mod room;
 mod salvage;
@@ -68,6 +71,8 @@ mod tests;
 mod view;
 mod whole;
 
+pub use backup::{BackupPage, BackupSource};
+pub use backup_row::{BackupRow, cell, decode_pair, encode_pair};
 pub use commit::{CommitQueue, QUEUED_MAX};
 pub use commit_stats::{CommitStats, SYNC_BUCKETS_US};
 pub use config::{Retention, StoreConfig, SyncMode};
@@ -78,4 +83,5 @@ pub use doctor::{
 pub use error::{OpenError, StoreFailure};
 pub use group::Group;
 pub use node_store::{NodeStore, Opened, Published, StoreStats};
+pub use restore::{Origin, Restore, RestoreError};
 pub use view::{Behind, View, Views, WAITERS_MAX};

@@ -1,6 +1,7 @@
 //! The store of a node: what the replica thread owns, and what it hands to readers and to the disk.
 
 use super::aside::AsideBuilder;
+use super::backup::BackupSource;
 use super::cache::RowCache;
 use super::checkpoint::Checkpoint;
 use super::commit::{CommitQueue, Committer, Durable};
@@ -111,6 +112,7 @@ impl NodeStore {
         config.segment_bytes = config.segment_bytes.min(SEGMENT_BYTES_MAX).min(fitting);
         let on_failure = FailureHandler::new(on_failure);
         let directory = Arc::new(Directory::open(&config.dir)?);
+        directory.check_cluster(&config.cluster)?;
         let (engine, checkpoint, sketch, holes) = open_rows(&config, &directory)?;
         for key in holes.keys() {
             tracing::error!(row = ?key, "a stored row is damaged: it is not read until a peer has repaired it");
@@ -212,6 +214,12 @@ impl NodeStore {
             }
             self.count();
         }
+    }
+
+    /// The synced state, for a backup.
+    #[must_use]
+    pub fn backup(&self) -> BackupSource {
+        self.state.backup()
     }
 
     /// Whether to begin no checkpoint for now, because the disk has no room: the journal has everything. For as long as

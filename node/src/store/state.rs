@@ -16,6 +16,7 @@
 //! them and the sketch of what lies there ([`super::clearing`]).
 
 use super::aside::Adopting;
+use super::backup::BackupSource;
 use super::checkpoint::Checkpoint;
 use super::digests::Digests;
 use super::flush::{Done, Flusher, What};
@@ -533,6 +534,11 @@ impl State {
         let context = self.context.get_or_insert_with(|| Arc::new(self.synced.state.clocks.context.clone()));
         let Checkpoint { position, rows, root, .. } = self.synced;
         View::new(self.layers.clone(), Arc::clone(context), position, rows, root)
+    }
+
+    /// What readers see now, with all that a copy of it needs to begin from.
+    pub(super) fn backup(&self) -> BackupSource {
+        BackupSource::new(self.layers.clone(), &self.layers.base.engine, &self.synced)
     }
 
     /// The volatile state as it is now.

@@ -1,5 +1,6 @@
 //! What a look at a directory found, and what it comes to.
 
+use crate::store::directory::{CLUSTER, RESTORING};
 use crate::store::error::OpenError;
 use crate::store::segment;
 use atoll_replication::{Position, Recovered};
@@ -219,6 +220,18 @@ impl Finding {
                 None,
                 "nothing by this alone".to_owned(),
                 "run the version that wrote it, or a newer one",
+            ),
+            OpenError::HalfRestored { .. } => (
+                Some(dir.join(RESTORING)),
+                None,
+                "nothing by this alone".to_owned(),
+                "run 'atoll restore' into it again, or, to start without the backup, remove that directory",
+            ),
+            OpenError::Cluster { .. } => (
+                Some(dir.join(CLUSTER)),
+                None,
+                "nothing by this alone".to_owned(),
+                "configure the cluster that it was restored for, or restore the backup for this one",
             ),
             OpenError::InUse { .. } | OpenError::Io { .. } => {
                 (None, None, "not known".to_owned(), "see what the system said, and look again")

@@ -125,16 +125,16 @@ const PEER: ActorId = ActorId::new(0xee);
 const LARGE: u64 = 6_000;
 
 /// Where the memtable holds all: checkpoints come when they are asked for.
-fn roomy(dir: &std::path::Path) -> StoreConfig {
+pub(super) fn roomy(dir: &std::path::Path) -> StoreConfig {
     StoreConfig { memtable_bytes: 8 << 20, segment_bytes: 1 << 20, ..small(dir) }
 }
 
-fn member(n: u64) -> RowKey {
+pub(super) fn member(n: u64) -> RowKey {
     set(&(n % 3).to_string()).member(&format!("{n:06}")).expect("valid")
 }
 
 /// A store with a thousand members, over which a layer of a peer lies ready that has the first half of them no more and `LARGE` others.
-fn with_layer(config: &StoreConfig) -> (Fixture, Adoption) {
+pub(super) fn with_layer(config: &StoreConfig) -> (Fixture, Adoption) {
     let mut fixture = Fixture::open(config.clone(), 1).expect("opens");
     for n in 0..1_000 {
         let key = member(n);

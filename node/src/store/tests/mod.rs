@@ -1,5 +1,6 @@
 //! Tests of the whole store, on real directories.
 
+mod backup;
 mod bounds;
 mod clearing;
 mod commits;
@@ -35,6 +36,7 @@ pub(super) type Rows = BTreeMap<RowKey, Arc<Row>>;
 /// Small sizes, so that everything happens that takes a million rows otherwise.
 pub(super) fn small(dir: &Path) -> StoreConfig {
     StoreConfig {
+        cluster: String::new(),
         dir: dir.into(),
         cache_bytes: 1 << 20,
         memtable_bytes: 4 << 10,
