@@ -1,6 +1,6 @@
 //! A journal's file as it is written: the one place where a disk can refuse a write or a sync.
 //!
-//! **What is not here.** Reading, which needs no handle of its own. In tests each call goes through [`super::faults`]
+//! **What is not here.** Reading, which needs no handle of its own. In tests each call goes through `faults.rs`
 //! first; in any other build this is the file and nothing else.
 
 use std::fs::{File, OpenOptions};
