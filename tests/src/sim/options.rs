@@ -224,6 +224,8 @@ impl Options {
         if self.mix == Mix::HugeSets {
             // Through a window of a few rows they would take longer than anybody waits, where a round trip takes seconds.
             self.window_bytes = self.window_bytes.max(16 << 10);
+            // A session begins anew when one of its steps is lost, and these have twenty.
+            self.loss = self.loss.min(20);
             // So many that the opening does not name them and the cells can.
             self.huge =
                 *random.pick(&[(800, 1_024), (1_000, 2_048), (1_200, 2_048), (1_460, 2_048)]).unwrap_or(&self.huge);
